@@ -1,0 +1,79 @@
+"""Asks our own engine in this process, through the door the server uses."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cases import Answer, System, parser, run
+
+
+class Sightline(System):
+    packages = ("sightline", "openvino", "tokenizers")
+
+    def __init__(self, checkpoint: str, precision: str, at_once: int):
+        self.checkpoint, self.precision, self.at_once = checkpoint, precision, at_once
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory()  # so that no earlier run's files help the load
+        self.numbers = itertools.count()
+
+    def load(self) -> None:
+        from sightline.backends.local import LocalBackend
+
+        from sightline.settings import load_settings
+
+        settings = load_settings(
+            model=self.checkpoint,
+            precision=self.precision,
+            max_concurrency=self.at_once,
+            cache_dir=self.folder.name,
+        )
+
+        async def start() -> LocalBackend:
+            backend = LocalBackend(settings)
+            await backend.start()
+            await backend.ready()
+            return backend
+
+        self.backend = self.runner.run(start())
+
+    async def answer(self, question: str, picture: Path | None, tokens: int) -> Answer:
+        from sightline.types import Conversation, Image, Message, Sampling, Text
+
+        answer = Answer(time.perf_counter())
+        parts = (*([Image(picture.read_bytes())] if picture else []), Text(question))
+        stream = await self.backend.generate(
+            Conversation((Message("user", parts),)),
+            Sampling(temperature=0, max_tokens=tokens, ignore_eos=True),
+            request_id=f"bench-{next(self.numbers)}",
+        )
+        async for delta in stream:
+            if delta.tokens:
+                answer.arrive(len(delta.tokens))
+            if delta.usage:
+                answer.prompt_tokens = delta.usage.prompt_tokens
+        return answer
+
+    def ask(self, question: str, picture: Path | None, tokens: int) -> Answer:
+        return self.runner.run(self.answer(question, picture, tokens))
+
+    def ask_at_once(self, questions: Sequence[str], picture: Path, tokens: int) -> list[Answer]:
+        async def all_answers() -> list[Answer]:
+            return await asyncio.gather(*(self.answer(question, picture, tokens) for question in questions))
+
+        return self.runner.run(all_answers())
+
+    def close(self) -> None:
+        self.runner.close()
+        self.folder.cleanup()
+
+
+if __name__ == "__main__":
+    options = parser(__doc__)
+    options.add_argument("--precision", default="exact", choices=["exact", "int8", "int4"])
+    given = options.parse_args()
+    run(Sightline(given.model, given.precision, max(given.at_once, default=1)), given)

@@ -1,0 +1,160 @@
+"""Turns measured rounds into a card, a table, the claims that must hold, and one JSON line. Starts nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+X86 = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
+ARM = ("asimd", "asimddp", "bf16", "i8mm", "sve", "sve2")
+
+Rounds = Mapping[str, list[float]]  # "new image / first_token_s": one value per round
+Results = Mapping[str, Rounds]  # by system
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One row of the table: a figure of a case, and whether more of it is better."""
+
+    case: str
+    name: str
+    title: str
+    more_is_better: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.case} / {self.name}"
+
+
+FIRST, RATE = "first_token_s", "decode_tok_s"
+FIGURES = (
+    Figure("load", "seconds", "load, s"),
+    Figure("new image", FIRST, "new image: first token, s"),
+    Figure("same image again", FIRST, "same image again: first token, s"),
+    Figure("text only", FIRST, "text only: first token, s"),
+    Figure("new image", RATE, "decode alone, tok/s", more_is_better=True),
+    *(Figure(f"{n} at once", RATE, f"decode, {n} at once, tok/s", more_is_better=True) for n in (2, 4, 8, 16)),
+    Figure("memory", "peak_mb", "peak memory, one at a time, MB"),
+    Figure("memory, at once", "peak_mb", "peak memory, several at once, MB"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`mine` divided by `theirs`, as medians of one run, must stay at or under `limit`."""
+
+    says: str
+    mine: tuple[str, str]  # system, figure key
+    theirs: tuple[str, str]
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one run said of a claim."""
+
+    claim: str
+    ratio: float
+    limit: float
+    holds: bool
+
+
+NEW, AGAIN = f"new image / {FIRST}", f"same image again / {FIRST}"
+DECODE, MEMORY = f"new image / {RATE}", "memory / peak_mb"
+OURS, EXACT, GENAI, FLOAT32 = "sightline int8", "sightline exact", "genai int8", "transformers float32"
+CLAIMS = (
+    Claim("int8, new image: no slower than GenAI int8", (OURS, NEW), (GENAI, NEW), 1.0),
+    Claim("int8, new image: 3x faster than transformers float32", (OURS, NEW), (FLOAT32, NEW), 1 / 3),
+    Claim("int8, same image again: under a tenth of its first time", (OURS, AGAIN), (OURS, NEW), 0.1),
+    Claim("exact, same image again: under a tenth of its first time", (EXACT, AGAIN), (EXACT, NEW), 0.1),
+    Claim("exact, decode: at least twice transformers float32", (FLOAT32, DECODE), (EXACT, DECODE), 0.5),
+    Claim("exact, peak memory: at most half of transformers float32", (EXACT, MEMORY), (FLOAT32, MEMORY), 0.5),
+)
+
+
+def machine() -> dict[str, object]:
+    """What the figures depend on: processor, features that matter to kernels, cores, memory, load, system."""
+    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    cpu = {name.strip(): value.strip() for name, _, value in reversed(lines)}  # the first processor's values stay
+    flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
+    memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
+    return {
+        "cpu": cpu.get("model name") or platform.machine(),
+        "features": [feature for feature in X86 + ARM if feature in flags],
+        "cores": len(os.sched_getaffinity(0)),  # those this program may use
+        "memory_gb": round(memory_kb * 1024 / 1e9, 1),
+        "load_before": float(Path("/proc/loadavg").read_text().split()[0]),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    """The commit that is measured, with `-dirty` when tracked files differ from it; empty outside git."""
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    found = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+def medians(results: Results) -> dict[str, dict[str, float]]:
+    return {name: {key: statistics.median(v) for key, v in rounds.items()} for name, rounds in results.items()}
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Every claim whose systems were both measured."""
+    middle = medians(results)
+    found = []
+    for claim in CLAIMS:
+        mine, theirs = (middle.get(system, {}).get(key) for system, key in (claim.mine, claim.theirs))
+        if mine is not None and theirs is not None:
+            ratio = mine / theirs
+            found.append(Verdict(claim.says, round(ratio, 4), round(claim.limit, 4), ratio <= claim.limit))
+    return found
+
+
+def show_card(console: Console, card: Mapping[str, object]) -> None:
+    for name, value in card.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        shown = " ".join(map(str, shown)) if isinstance(shown, list) else shown
+        console.print(f"{name:>22}  {shown}", highlight=False)
+
+
+def cell(values: list[float]) -> str:
+    """Median (lowest-highest)."""
+    return f"{statistics.median(values):.4g} ({min(values):.4g}-{max(values):.4g})"
+
+
+def show_table(console: Console, results: Results) -> None:
+    """Figures by system; beside each other system, how many times the first system is better (over 1) or worse."""
+    first, *others = results
+    table = Table("median (lowest-highest)", first)
+    for other in others:
+        table.add_column(other)
+        table.add_column("times")
+    middle = medians(results)
+    for figure in FIGURES:
+        row = [figure.title]
+        for name, rounds in results.items():
+            values = rounds.get(figure.key)
+            row.append(cell(values) if values else "-")
+            if name == first:
+                continue
+            a, b = middle[first].get(figure.key), middle[name].get(figure.key)
+            row.append(f"{(a / b if figure.more_is_better else b / a):.2f}" if a and b else "-")
+        if any(shown != "-" for shown in row[1:]):
+            table.add_row(*row)
+    console.print(table)
+
+
+def show_verdicts(console: Console, found: list[Verdict]) -> None:
+    for verdict in found:
+        word = "holds" if verdict.holds else "FAILS"
+        console.print(f"{word}  {verdict.claim}  (ratio {verdict.ratio}, limit {verdict.limit})", highlight=False)

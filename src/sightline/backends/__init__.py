@@ -1,0 +1,93 @@
+"""The one protocol every engine answers to, whether it computes here or elsewhere. Knows no HTTP and no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol
+
+from sightline.types import Conversation, Delta, PictureInfo, Sampling
+
+State = Literal["loading", "ready", "failed"]
+
+
+class Answer(AsyncIterator[Delta], Protocol):
+    """An answer as it grows. The last delta has `finish` and `usage`; iteration ends after it.
+
+    Iterating raises a SightlineError when the engine fails or shuts down midway.
+    """
+
+    @property
+    def pictures(self) -> tuple[PictureInfo, ...]:
+        """What became of each picture of the conversation, in its order."""
+        ...
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
+    async def aclose(self) -> None:
+        """Cancel: returns once no step works for this answer any more. Harmless after the end, and twice."""
+        ...
+
+
+class Backend(Protocol):
+    """An engine with one model. `start` it, `await ready()`, `generate` as often as wanted, `close` it."""
+
+    @property
+    def model_id(self) -> str:
+        """The name under which the model is served, in lower case."""
+        ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other names a request may use, such as the hub id; compared without regard to case."""
+        ...
+
+    @property
+    def created(self) -> int:
+        """When the model's weights were written, in seconds since 1970."""
+        ...
+
+    @property
+    def defaults(self) -> Sampling:
+        """The sampling of a request that asks for nothing, from the model's generation_config."""
+        ...
+
+    @property
+    def max_context(self) -> int | None:
+        """Most tokens of prompt and answer together; None until it is known."""
+        ...
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def detail(self) -> str:
+        """Why `state` is "failed", for the operator's log; empty otherwise."""
+        ...
+
+    @property
+    def progress(self) -> str:
+        """What loading is busy with, for people to read."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to load; returns at once and never raises. Failure shows in `state` and from `ready`."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until the model can answer. Raises the SightlineError that stopped it."""
+        ...
+
+    async def generate(self, conversation: Conversation, sampling: Sampling, *, request_id: str) -> Answer:
+        """Queue a conversation; returns once it is prepared and has its place in the queue.
+
+        Every error that is the caller's is raised here, before the first delta. Cancelling the call withdraws it.
+        """
+        ...
+
+    async def close(self, drain_s: float) -> None:
+        """Refuse new questions with ShuttingDown, let running answers go on for at most `drain_s`, end the rest.
+
+        Answers that are cut off raise ShuttingDown. May be called again with a shorter time; later calls are harmless.
+        """
+        ...

@@ -1,0 +1,182 @@
+"""The engine in this process behind the common protocol: loads a checkpoint in the background, then answers with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from importlib.resources import files
+from pathlib import Path
+
+from sightline.backends import State
+from sightline.engine.engine import Engine, EngineStats
+from sightline.engine.prepare import Preparer
+from sightline.engine.prompt import Prompt
+from sightline.engine.stream import Stream
+from sightline.errors import CheckpointError, InternalError, ModelLoading, ShuttingDown, SightlineError
+from sightline.media.sandbox import ImageWorkers
+from sightline.model.config import GenerationConfig, ModelConfig
+from sightline.model.download import resolve
+from sightline.model.load import Model, load
+from sightline.settings import Settings
+from sightline.types import Conversation, Delta, PictureInfo, Sampling
+
+log = logging.getLogger(__name__)
+
+DEMO_ID = "sightline-demo"
+_TEMPERATURE = 0.7
+
+
+class LocalAnswer:
+    """One answer of the local engine."""
+
+    def __init__(self, prompt: Prompt, stream: Stream):
+        self._prompt = prompt
+        self._stream = stream
+
+    @property
+    def pictures(self) -> tuple[PictureInfo, ...]:
+        return tuple(visual.picture.info for visual in self._prompt.visuals)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self._prompt.token_ids)
+
+    def __aiter__(self) -> LocalAnswer:
+        return self
+
+    async def __anext__(self) -> Delta:
+        return await self._stream.__anext__()
+
+    async def aclose(self) -> None:
+        self._stream.close()
+
+
+class LocalBackend:
+    """Serves one checkpoint: `settings.model` (a folder or an id pulled before), else the embedded demo model."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._folder = checkpoint_folder(settings)
+        self.model_id, self.aliases = _names(settings, self._folder)
+        self.created = int((self._folder / "config.json").stat().st_mtime)
+        self.defaults = sampling_defaults(ModelConfig.load(self._folder).generation)
+        self.is_demo = self.model_id == DEMO_ID
+        self.state: State = "loading"
+        self.detail = ""
+        self.progress = "starting"
+        self._failure: SightlineError | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._workers: ImageWorkers | None = None
+        self._engine: Engine | None = None
+        self._preparer: Preparer | None = None
+        self._stopped = False
+
+    @property
+    def max_context(self) -> int | None:
+        return self._engine.max_context if self._engine else None
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._engine.stats if self._engine else EngineStats()
+
+    @property
+    def model(self) -> Model | None:
+        return self._engine.model if self._engine else None
+
+    async def start(self) -> None:
+        self._workers = ImageWorkers(self._settings.media)
+        self._loading = asyncio.create_task(self._load())
+
+    async def ready(self) -> None:
+        if self._loading is None:
+            await self.start()
+        assert self._loading is not None
+        await asyncio.shield(self._loading)
+        if self._failure:
+            raise self._failure
+
+    async def generate(
+        self, conversation: Conversation, sampling: Sampling, *, request_id: str = "", tenant: str = ""
+    ) -> LocalAnswer:
+        if self._engine is None or self._preparer is None:
+            if self.state == "failed":
+                raise InternalError("the model could not be loaded; see the server's log", code="model_failed")
+            raise ModelLoading(f"the model is still loading ({self.progress}); try again shortly")
+        if self._stopped:
+            raise ShuttingDown("the server is shutting down; try again later")
+        prompt = await self._preparer.prepare(conversation, sampling, tenant)
+        return LocalAnswer(prompt, self._engine.submit(prompt, sampling))
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Wait up to `drain_s` for running answers, then stop the engine and the decoding workers."""
+        self._stopped = True
+        if self._loading:
+            await asyncio.wait([self._loading])
+        until = time.monotonic() + drain_s
+        while (self.stats.running or self.stats.waiting) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        if self._engine:
+            await asyncio.to_thread(self._engine.close)
+        if self._workers:
+            await asyncio.to_thread(self._workers.close)
+
+    async def _load(self) -> None:
+        began = time.perf_counter()
+        engine_settings = self._settings.engine
+        try:
+            model = await asyncio.to_thread(load, self._folder, engine_settings, self._tell)
+            self._engine = Engine(model, engine_settings)
+        except SightlineError as error:
+            self._fail(error)
+        except Exception as error:
+            log.exception("loading %s failed", self._folder)
+            self._fail(CheckpointError(f"{self._folder}: could not be loaded ({type(error).__name__}); see the log"))
+        else:
+            assert self._workers is not None
+            self._preparer = Preparer(model, self._workers, self._settings.media, self._engine.max_context)
+            self.state = "ready"
+            for slow in model.slow_paths:
+                log.warning("slow path: %s", slow)
+            log.info("%s ready after %.1f s", self.model_id, time.perf_counter() - began)
+
+    def _fail(self, error: SightlineError) -> None:
+        self._failure, self.detail, self.state = error, error.message, "failed"
+
+    def _tell(self, what: str, share: float) -> None:
+        self.progress = f"{what}, {share:.0%}"
+
+
+
+def checkpoint_folder(settings: Settings) -> Path:
+    """The folder of `settings.model`. Raises CheckpointError when it names neither a folder nor a pulled model."""
+    if not settings.model:
+        return Path(str(files("sightline") / "demo_model"))
+    found = resolve(settings.model, settings.cache_dir / "models")
+    if found is None:
+        raise CheckpointError(
+            f"{settings.model}: no such checkpoint folder and no model pulled under this name; "
+            f"fetch it with: sightline models pull {settings.model}"
+        )
+    return found
+
+
+def sampling_defaults(generation: GenerationConfig) -> Sampling:
+    """What a request gets that asks for nothing: the model's own advice, temperature 0.7 where it is silent."""
+    if generation.greedy:
+        return Sampling(temperature=0.0)
+    return Sampling(
+        temperature=_TEMPERATURE if generation.temperature is None else generation.temperature,
+        top_p=1.0 if generation.top_p is None else generation.top_p,
+        top_k=generation.top_k or 0,
+        min_p=generation.min_p or 0.0,
+        repetition_penalty=generation.repetition_penalty or 1.0,
+    )
+
+
+def _names(settings: Settings, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """The served id, lower case, and other names for it: `Qwen/Qwen3-VL-2B-Instruct` is `qwen3-vl-2b-instruct`."""
+    if not settings.model:
+        return DEMO_ID, ()
+    name = settings.model.rstrip("/").rsplit("/", 1)[-1] if settings.model.count("/") else folder.name
+    return name.lower(), (settings.model,)

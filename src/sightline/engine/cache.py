@@ -1,0 +1,151 @@
+"""Who owns which KV block, and which finished blocks can be used again. Knows keys and numbers; never tensors.
+
+A block is free, in use (by one or several sequences), or kept: nobody uses it, its contents are still good and
+may be found by key until the space is needed. Block 0 is scratch and never handed out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.engine.prompt import Visual
+
+Key = bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """How many blocks are in each state; the three add up to all there are."""
+
+    free: int
+    kept: int
+    in_use: int
+
+
+class BlockCache:
+    """Blocks 1..`blocks`-1 with reference counts, found again by content key, evicted least recently used first."""
+
+    def __init__(self, blocks: int):
+        self._blocks = blocks
+        self._free = list(range(blocks - 1, 0, -1))  # a stack: the lowest numbers first, so untouched memory stays so
+        self._users: dict[int, int] = {}
+        self._by_key: dict[Key, int] = {}
+        self._key_of: dict[int, Key] = {}
+        self._kept: OrderedDict[int, None] = OrderedDict()  # oldest first
+
+    @property
+    def available(self) -> int:
+        """Blocks that can be taken now, evicting kept ones."""
+        return len(self._free) + len(self._kept)
+
+    @property
+    def kept(self) -> int:
+        return len(self._kept)
+
+    def count_cached(self, keys: Sequence[Key]) -> int:
+        """How many leading `keys` are here."""
+        return next((i for i, key in enumerate(keys) if key not in self._by_key), len(keys))
+
+    def share(self, keys: Sequence[Key]) -> list[int]:
+        """Use the blocks of all `keys`, which must be here."""
+        blocks = [self._by_key[key] for key in keys]
+        for block in blocks:
+            self._kept.pop(block, None)
+            self._users[block] = self._users.get(block, 0) + 1
+        return blocks
+
+    def take(self, count: int) -> list[int] | None:
+        """`count` blocks for new contents, or None when not that many can be had."""
+        if count > self.available:
+            return None
+        while len(self._free) < count:
+            block, _ = self._kept.popitem(last=False)
+            del self._by_key[self._key_of.pop(block)]
+            self._free.append(block)
+        taken = [self._free.pop() for _ in range(count)]
+        self._users.update(dict.fromkeys(taken, 1))
+        return taken
+
+    def publish(self, block: int, key: Key) -> None:
+        """Say that `block`, in use, now holds the finished contents of `key`."""
+        if key not in self._by_key and block not in self._key_of:
+            self._by_key[key] = block
+            self._key_of[block] = key
+
+    def release(self, blocks: Sequence[int]) -> None:
+        """End one use of each block. Published ones are kept, the sequence's last blocks to be evicted first."""
+        for block in reversed(blocks):
+            self._users[block] -= 1
+            if self._users[block]:
+                continue
+            del self._users[block]
+            if block in self._key_of:
+                self._kept[block] = None
+            else:
+                self._free.append(block)
+
+    def accounts(self) -> Accounts:
+        """The state of all blocks. Asserts that none is lost or counted twice."""
+        found = Accounts(len(self._free), len(self._kept), len(self._users))
+        everyone = {*self._free, *self._kept, *self._users}
+        assert len(everyone) == self._blocks - 1 == found.free + found.kept + found.in_use, found
+        assert set(self._by_key.values()) == set(self._key_of), "a key without a block"
+        return found
+
+
+def block_key(parent: Key, ids: NDArray[np.int32], first: int, visuals: Sequence[Visual], salt: bytes) -> Key:
+    """The name of one full block: its tokens `ids`, starting at token `first`, behind the block named `parent`.
+
+    Visual tokens all have the same id; what they show is in the key through the picture's digest and the offset.
+    """
+    state = hashlib.blake2b(parent or salt, digest_size=16)
+    state.update(ids.tobytes())
+    for visual in visuals:
+        if visual.start < first + len(ids) and first < visual.end:
+            state.update(visual.digest + (first - visual.start).to_bytes(8, "little", signed=True))
+    return state.digest()
+
+
+class Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+V = TypeVar("V", bound=Sized)
+
+
+class ByteLRU(Generic[V]):
+    """Values by key, the least recently used dropped when all together would pass `budget` bytes."""
+
+    def __init__(self, budget: int):
+        self.budget = budget
+        self.nbytes = 0
+        self._values: OrderedDict[Key, V] = OrderedDict()
+
+    def get(self, key: Key) -> V | None:
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
+    def put(self, key: Key, value: V) -> None:
+        if value.nbytes > self.budget or key in self._values:
+            return
+        self._values[key] = value
+        self.nbytes += value.nbytes
+        while self.nbytes > self.budget:
+            _, dropped = self._values.popitem(last=False)
+            self.nbytes -= dropped.nbytes
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def check(self) -> None:
+        """Assert that the bytes counted are the bytes held, within budget."""
+        assert self.nbytes == sum(v.nbytes for v in self._values.values()) <= self.budget, self.nbytes

@@ -1,0 +1,53 @@
+"""A prompt: what a conversation becomes once it is tokens, positions and pictures. Only `prepare` makes one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.engine.constrain import Constraint
+from sightline.types import PictureInfo
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """Decoded pixels [frames, H, W, 3] and the digest of everything that decided them."""
+
+    pixels: NDArray[np.uint8] = field(repr=False)
+    digest: bytes
+    info: PictureInfo
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Visual:
+    """A picture's place in the prompt: tokens `start` to `end`."""
+
+    start: int
+    end: int
+    picture: Picture
+
+    @property
+    def digest(self) -> bytes:
+        return self.picture.digest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """Token ids [T] with M-RoPE positions [3, T], the position of the first answer token, and the pictures in order.
+
+    `max_new`: answer tokens there is room for. `salt` keeps cached blocks of different tenants apart.
+    """
+
+    token_ids: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    next_position: int
+    visuals: tuple[Visual, ...]
+    max_new: int
+    constraint: Constraint | None = None
+    salt: bytes = b"-"
+
+    @property
+    def image_tokens(self) -> int:
+        return sum(v.end - v.start for v in self.visuals)

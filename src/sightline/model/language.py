@@ -1,0 +1,273 @@
+"""The language model as one graph around paged attention: a ragged step in, logits out. Knows no requests.
+
+This file and `graph.py` are the narrow seam to OpenVINO's private op; an upgrade that breaks it breaks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import Model, Type
+from openvino import opset15 as op
+
+from sightline.model import graph as g
+from sightline.model.config import ModelConfig, TextConfig
+from sightline.model.experts import expert_mlp
+from sightline.model.kernels import Kernels, run
+from sightline.model.positions import TextRotary
+from sightline.model.weights import Weights
+
+F32 = NDArray[np.float32]
+I32 = NDArray[np.int32]
+
+_PREFIX = "model.language_model."
+_EMBEDDING = _PREFIX + "embed_tokens.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class VisualRows:
+    """Features that replace some of a slice's token embeddings.
+
+    `at`: first row within the slice; `main` [n, hidden] goes in place of the embeddings, `deep` [levels, n, hidden]
+    is added after the first layers, one level each.
+    """
+
+    at: int
+    main: F32
+    deep: F32
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One sequence's share of a step: `token_ids` [n] with `positions` [3, n], behind `past` tokens in its `blocks`.
+
+    `logits` lists the rows of the slice whose next-token logits are wanted.
+    """
+
+    token_ids: I32
+    positions: I32
+    past: int
+    blocks: Sequence[int]
+    visual: Sequence[VisualRows] = ()
+    logits: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """`logits` [rows asked for, in slice order; vocab]; `experts` [MoE layers, T, k] chosen expert ids, or None."""
+
+    logits: F32
+    experts: I32 | None = field(default=None)
+
+
+class LanguageModel:
+    """The compiled text tower, its KV pools and the arrays of a step. One thread may use it at a time.
+
+    Block 0 of the pools is scratch: padding rows write there. Callers hand out blocks from 1.
+    """
+
+    block = g.BLOCK
+
+    def __init__(self, config: ModelConfig, weights: Weights, kernels: Kernels):
+        text = config.text
+        self.config = text
+        self._levels = len(config.vision.deepstack)
+        self._weights = weights
+        self._rotary = TextRotary(text.head_dim, text.rope_theta, text.mrope_section)
+        model = build(config, weights, kernels)
+        self.compiled = kernels.compile(model, kernels.language)
+        self._request = self.compiled.create_infer_request()
+        self._pools: list[ov.Tensor] = []
+        self.blocks = 0
+
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of one block over all layers."""
+        return sum(self._pool_type(p).size * int(np.prod(self._pool_shape(p, 1))) for p in self._pool_inputs())
+
+    def allocate(self, blocks: int) -> None:
+        """Reserve pools for `blocks` blocks (one of them scratch). The system provides memory as they are written."""
+        self.blocks, self._pools = blocks, []
+        for port in self._pool_inputs():
+            tensor = ov.Tensor(self._pool_type(port), ov.Shape(self._pool_shape(port, blocks)))
+            self._request.set_tensor(port.get_any_name(), tensor)
+            self._pools.append(tensor)
+
+    def step(self, slices: Sequence[Slice], cancelled: Callable[[], bool] | None = None) -> StepResult:
+        """Compute all slices together. Raises kernels.Cancelled when `cancelled` turned true meanwhile."""
+        for name, array in self._pack(slices).items():
+            self._request.set_tensor(name, ov.Tensor(array))
+        run(self._request, cancelled)
+        tokens = sum(len(s.token_ids) for s in slices)
+        logits = np.array(self._request.get_tensor("logits").data)  # .data is a view into the request
+        if not self.config.experts:
+            return StepResult(logits)
+        chosen = self._request.get_tensor("experts").data[:, :tokens]
+        return StepResult(logits, np.array(chosen))
+
+    def _pack(self, slices: Sequence[Slice]) -> dict[str, Any]:
+        """The input arrays of a step, padded to a size the kernels have met before."""
+        counts = [len(s.token_ids) for s in slices]
+        tokens = sum(counts)
+        padded = padded_size(tokens)
+        pasts, tables = [s.past for s in slices], [s.blocks for s in slices]
+        positions = np.zeros((3, padded), np.int32)
+        positions[:, :tokens] = np.concatenate([s.positions for s in slices], 1)
+        hidden = np.zeros((padded, self.config.hidden), np.float32)
+        hidden[:tokens] = self._weights.rows(_EMBEDDING, np.concatenate([s.token_ids for s in slices]), hidden.shape[1])
+        if padded > tokens:  # one sequence of zeros in the scratch block
+            counts.append(padded - tokens)
+            pasts.append(0)
+            tables.append([0] * -(-counts[-1] // g.BLOCK))
+        begins = np.cumsum([0, *counts]).astype(np.int32)
+        deep, deep_row = self._paste(slices, begins, hidden)
+        cos, sin = self._rotary(positions)
+        longest = max(past + count for past, count in zip(pasts, counts, strict=True))
+        rows = [begins[i] + row for i, s in enumerate(slices) for row in s.logits]
+        return {
+            "hidden": hidden,
+            "cos": cos[:, None],
+            "sin": sin[:, None],
+            "deepstack": deep,
+            "deepstack_row": deep_row,
+            "rows": np.array(rows, np.int32),
+            "past_lens": np.array(pasts, np.int32),
+            "subsequence_begins": begins,
+            "block_indices": np.concatenate([np.asarray(t, np.int32) for t in tables]),
+            "block_indices_begins": np.cumsum([0, *map(len, tables)]).astype(np.int32),
+            "longest": np.array(longest, np.int32),
+        }
+
+    def _paste(self, slices: Sequence[Slice], begins: I32, hidden: F32) -> tuple[F32, I32]:
+        """Put picture features into `hidden`; return the deepstack table [levels, n, hidden] and each row's entry in it.
+
+        Row entry 0 means: add nothing; 1 + i: add feature i.
+        """
+        deep: list[F32] = [np.zeros((self._levels, 0, hidden.shape[1]), np.float32)]
+        entry = np.zeros(len(hidden), np.int32)
+        used = 0
+        for start, piece in zip(begins, slices, strict=False):
+            for rows in piece.visual:
+                at, count = start + rows.at, len(rows.main)
+                hidden[at : at + count] = rows.main
+                entry[at : at + count] = np.arange(1 + used, 1 + used + count)
+                used += count
+                deep.append(rows.deep)
+        return (deep[-1] if len(deep) == 2 else np.concatenate(deep, 1)), entry
+
+    def _pool_inputs(self) -> list[Any]:
+        return [p for p in self.compiled.inputs if p.get_any_name().startswith(("keys.", "values."))]
+
+    @staticmethod
+    def _pool_type(port: Any) -> Type:
+        return port.get_element_type()
+
+    @staticmethod
+    def _pool_shape(port: Any, blocks: int) -> list[int]:
+        return [blocks, *(d.get_length() for d in list(port.get_partial_shape())[1:])]
+
+
+def padded_size(tokens: int) -> int:
+    """Every new token count costs the kernels 10-55 ms once, so sizes are few: powers of two, then multiples of 32."""
+    if tokens >= g.BLOCK:
+        return -(-tokens // g.BLOCK) * g.BLOCK
+    return 1 << (tokens - 1).bit_length() if tokens else 0
+
+
+def build(config: ModelConfig, weights: Weights, kernels: Kernels) -> Model:
+    """The graph of one step over T tokens, S sequences and R wanted rows."""
+    text, levels = config.text, len(config.vision.deepstack)
+    hidden = g.parameter("hidden", Type.f32, (-1, text.hidden))
+    cos = g.parameter("cos", Type.f32, (-1, 1, text.head_dim))
+    sin = g.parameter("sin", Type.f32, (-1, 1, text.head_dim))
+    deep = g.parameter("deepstack", Type.f32, (levels, -1, text.hidden))
+    deep_row = g.parameter("deepstack_row", Type.i32, (-1,))
+    rows = g.parameter("rows", Type.i32, (-1,))
+    names = ("past_lens", "subsequence_begins", "block_indices", "block_indices_begins")
+    control = [g.parameter(n, Type.i32, (-1,)) for n in names] + [g.parameter("longest", Type.i32, ())]
+    inputs = [hidden, cos, sin, deep, deep_row, rows, *control]
+
+    x, experts = hidden, []
+    for layer in range(text.layers):
+        pools = tuple(g.parameter(f"{kind}.{layer}", Type.dynamic, (-1,) * 4) for kind in ("keys", "values"))
+        inputs += pools
+        x = op.add(x, _attention(x, layer, text, weights, kernels, pools, (cos, sin), control))
+        y, chosen = _mlp(x, layer, text, weights)
+        x = op.add(x, y)
+        experts += chosen
+        if layer < levels:
+            x = op.add(x, _deepstack(deep, deep_row, layer, text.hidden))
+        x.set_friendly_name(f"layer.{layer}")
+    last = op.gather(x, rows, op.constant(np.int32(0)))
+    last = g.rms_norm(last, weights.values(_PREFIX + "norm.weight", text.hidden), text.eps)
+    outputs = [g.result(g.linear(last, weights.matrix(head_name(config, weights), text.vocab, text.hidden)), "logits")]
+    if experts:
+        outputs.append(g.result(op.concat([op.unsqueeze(e, g.i64(0)) for e in experts], 0), "experts"))
+    return Model(outputs, inputs, "language")
+
+
+def head_name(config: ModelConfig, weights: Weights) -> str:
+    """The output head: the embedding table when tied, or when an untied checkpoint ships none (some 8B exports)."""
+    untied = not config.tied and "lm_head.weight" in weights.checkpoint.tensors
+    return "lm_head.weight" if untied else _EMBEDDING
+
+
+def _attention(
+    x: g.Node,
+    layer: int,
+    text: TextConfig,
+    weights: Weights,
+    kernels: Kernels,
+    pools: tuple[g.Node, ...],
+    rotation: tuple[g.Node, g.Node],
+    control: Sequence[g.Node],
+) -> g.Node:
+    prefix = f"{_PREFIX}layers.{layer}."
+    d, width, kv_width = text.head_dim, text.heads * text.head_dim, text.kv_heads * text.head_dim
+    x = g.rms_norm(x, weights.values(prefix + "input_layernorm.weight", text.hidden), text.eps)
+
+    def project(name: str, out: int) -> g.Node:
+        return g.linear(x, weights.matrix(f"{prefix}self_attn.{name}_proj.weight", out, text.hidden))
+
+    def turn(y: g.Node, name: str, heads: int) -> g.Node:
+        gain = weights.values(f"{prefix}self_attn.{name}_norm.weight", d)
+        y = g.rms_norm(g.reshape(y, -1, heads, d), gain, text.eps)
+        return g.reshape(g.rotary(y, *rotation, d, axis=2), -1, heads * d)
+
+    query = turn(project("q", width), "q", text.heads)
+    key = turn(project("k", kv_width), "k", text.kv_heads)
+    value = project("v", kv_width)
+    if kernels.bf16_attention:
+        query, key, value = g.as_bf16(query, key, value)
+    y = g.paged_attention(query, key, value, (pools[0], pools[1]), control, text.kv_heads, d)
+    if kernels.bf16_attention:
+        y = op.convert(y, "f32")
+    return g.linear(y, weights.matrix(prefix + "self_attn.o_proj.weight", text.hidden, width))
+
+
+def _mlp(x: g.Node, layer: int, text: TextConfig, weights: Weights) -> tuple[g.Node, list[g.Node]]:
+    """The layer's MLP and, for a mixture of experts, the chosen expert ids [T, k]."""
+    prefix = f"{_PREFIX}layers.{layer}."
+    x = g.rms_norm(x, weights.values(prefix + "post_attention_layernorm.weight", text.hidden), text.eps)
+    if text.is_moe_layer(layer):
+        y, chosen = expert_mlp(x, prefix + "mlp.", text, weights)
+        return y, [chosen]
+
+    def project(y: g.Node, name: str, out: int, width: int) -> g.Node:
+        return g.linear(y, weights.matrix(f"{prefix}mlp.{name}_proj.weight", out, width))
+
+    gate = op.swish(project(x, "gate", text.intermediate, text.hidden))
+    up = project(x, "up", text.intermediate, text.hidden)
+    return project(op.multiply(gate, up), "down", text.hidden, text.intermediate), []
+
+
+def _deepstack(deep: g.Node, deep_row: g.Node, level: int, hidden: int) -> g.Node:
+    """Each token's addition at this level: [T, hidden]; a zero row stands before the features for those that have none."""
+    features = op.squeeze(op.slice(deep, g.i64(level), g.i64(level + 1), g.i64(1), g.i64(0)), g.i64(0))
+    table = op.concat([g.f32(np.zeros((1, hidden))), features], 0)
+    return op.gather(table, deep_row, op.constant(np.int32(0)))

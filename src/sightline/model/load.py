@@ -1,0 +1,133 @@
+"""Opens a checkpoint and makes it ready to answer: weights, both towers, tokenizer, KV pools. Knows no requests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sightline.errors import CheckpointError
+from sightline.model import kernels as k
+from sightline.model.checkpoint import Checkpoint
+from sightline.model.config import ModelConfig
+from sightline.model.kernels import Kernels
+from sightline.model.language import LanguageModel, Slice
+from sightline.model.machine import read_machine
+from sightline.model.positions import token_positions
+from sightline.model.prompt import Style, Tokenizer, read_template, style_of
+from sightline.model.quantize import Progress, open_weights
+from sightline.model.vision import VisionTower
+from sightline.model.weights import Weights
+from sightline.settings import EngineSettings
+
+_RELEASE_EVERY_S = 0.05
+_KV_SHARE = 4  # by default the KV pools may grow to this part (1/n) of the memory free after loading
+_KV_MOST = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded checkpoint. `slow_paths` names kernels that are not the ones this precision should run on."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    style: Style
+    language: LanguageModel
+    vision: VisionTower
+    kernels: Kernels
+    slow_paths: tuple[str, ...]
+
+
+def load(folder: Path, settings: EngineSettings, progress: Progress | None = None) -> Model:
+    """Load the checkpoint in `folder` for `settings.precision`, compute once with it, and reserve its KV pools.
+
+    Raises CheckpointError when a file is missing, damaged or of another model. Takes seconds for a 2B model;
+    `progress` hears about it.
+    """
+    tell = progress or (lambda _what, _share: None)
+    tell("reading checkpoint", 0.0)
+    checkpoint = Checkpoint.open(folder)
+    config = checkpoint.config
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.size > config.text.vocab:
+        raise CheckpointError(
+            f"{folder / 'tokenizer.json'}: has {tokenizer.size} tokens, the model only {config.text.vocab}; "
+            "the tokenizer belongs to another checkpoint"
+        )
+    template = read_template(folder)
+    threads = settings.threads or read_machine().cores
+    chosen = k.choose(settings.precision, threads, config)
+    weights = open_weights(checkpoint, settings.precision, settings.cache_dir, threads, progress)
+    with _releasing(weights):
+        tell("compiling", 0.0)
+        language = LanguageModel(config, weights, chosen)
+        tell("compiling", 0.5)
+        vision = VisionTower(config, weights, chosen)
+        tell("warming up", 0.0)
+        language.allocate(2)
+        _warm_language(language)
+        tell("warming up", 0.5)
+        vision.encode(np.zeros((1, 256, 256, 3), np.uint8))
+    language.allocate(_kv_blocks(language, settings))
+    tell("ready", 1.0)
+    return Model(
+        config=config,
+        tokenizer=tokenizer,
+        style=style_of(template) if template else "instruct",
+        language=language,
+        vision=vision,
+        kernels=chosen,
+        slow_paths=tuple(k.slow_paths(chosen, config, language.compiled, vision.compiled)),
+    )
+
+
+def _warm_language(language: LanguageModel) -> None:
+    """Run one prompt chunk and one decode step: the first run of each shape repacks weights and makes kernels."""
+    for count in (language.block, 1):
+        positions, _ = token_positions(count, ())
+        language.step([Slice(np.zeros(count, np.int32), positions, 0, [1], logits=[count - 1])])
+
+
+@contextmanager
+def _releasing(weights: Weights) -> Iterator[None]:
+    """Keep giving back the pages of mapped weight files while the kernels make their own packed copies of them.
+
+    Without it a load peaks at twice the size of the weights (measured on 2B).
+    """
+    done = threading.Event()
+
+    def release() -> None:
+        while not done.wait(_RELEASE_EVERY_S):
+            weights.release()
+
+    thread = threading.Thread(target=release, name="release-pages", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        weights.release()
+
+
+def _kv_blocks(language: LanguageModel, settings: EngineSettings) -> int:
+    """How many blocks the pools get: what `kv_bytes` allows, by default a quarter of the free memory, at most 4 GiB.
+
+    Pools are reserved, not filled: memory is used as blocks are first written, and kept blocks fill it in time.
+    Never more than all running requests at full context could use, twice over.
+    """
+    block_bytes = language.kv_block_bytes
+    budget = settings.kv_bytes or min(read_machine().memory_available // _KV_SHARE, _KV_MOST)
+    context = min(language.config.max_positions, settings.max_context or language.config.max_positions)
+    useful = 2 * settings.max_running * -(-context // language.block) + 2
+    blocks = min(budget // block_bytes, useful)
+    if blocks < 4:
+        raise CheckpointError(
+            f"the KV cache may use {budget >> 20} MiB, one block of this model takes {block_bytes >> 10} KiB; "
+            "at least 4 blocks are needed: raise SIGHTLINE_KV_CACHE_MB or free memory"
+        )
+    return blocks

@@ -1,0 +1,159 @@
+"""The vision tower: pixels of one picture in, its features out. Knows no prompts and no caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import Model, Type
+from openvino import opset15 as op
+
+from sightline.model import graph as g
+from sightline.model.config import ModelConfig, PixelConfig, VisionConfig
+from sightline.model.kernels import Kernels, run
+from sightline.model.positions import Grid, position_embedding, vision_rotary
+from sightline.model.weights import Weights
+
+F32 = NDArray[np.float32]
+
+_PREFIX = "model.visual."
+_POS = _PREFIX + "pos_embed.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the language model sees of one picture: `main` [tokens, hidden] and, per deepstack level, `deep`
+    [levels, tokens, hidden]; both in token order."""
+
+    main: F32
+    deep: F32
+
+    @property
+    def nbytes(self) -> int:
+        return self.main.nbytes + self.deep.nbytes
+
+
+def grid_of(frames: int, height: int, width: int, config: VisionConfig) -> Grid:
+    """The patch grid of `frames` pictures of height x width pixels (multiples of patch * merge)."""
+    return Grid(-(-frames // config.temporal_patch), height // config.patch, width // config.patch)
+
+
+def patch_rows(pixels: NDArray[np.uint8], vision: VisionConfig, config: PixelConfig) -> F32:
+    """Normalised patches [patches, channels*temporal*patch*patch] of pixels [frames, H, W, 3], in block order.
+
+    A still picture is one frame; a missing last frame repeats the one before, as the reference processor does.
+    The arithmetic is the reference's, step by step, so the numbers are equal to the last bit.
+    """
+    frames, height, width, channels = pixels.shape
+    grid = grid_of(frames, height, width, vision)
+    p, m, tp = vision.patch, vision.merge, vision.temporal_patch
+    if frames % tp:
+        pixels = np.concatenate([pixels, np.repeat(pixels[-1:], tp - frames % tp, 0)])
+    levels = _normalised_levels(config)
+    blocks = pixels.reshape(grid.t, tp, grid.h // m, m, p, grid.w // m, m, p, channels)
+    rows = blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(grid.patches, channels, -1)
+    return np.concatenate([levels[c][rows[:, c]] for c in range(channels)], 1)
+
+
+@lru_cache(maxsize=4)
+def _normalised_levels(config: PixelConfig) -> tuple[F32, ...]:
+    """Per channel, what each of the 256 byte values becomes: (x/255 - mean) / std, rescaled in float64 like the reference."""
+    unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
+    pairs = zip(config.mean, config.std, strict=True)
+    return tuple((unit - np.float32(mean)) / np.float32(std) for mean, std in pairs)
+
+
+class VisionTower:
+    """The compiled vision graph. One thread may use it at a time, and never while the language model computes:
+    both use all the threads there are."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, kernels: Kernels):
+        self.config = config.vision
+        self._pixels = config.pixels
+        self._table = weights.values(_POS, self.config.positions**2, self.config.hidden)
+        self.compiled = kernels.compile(build(config, weights), kernels.vision)
+        self._request = self.compiled.create_infer_request()
+
+    def encode(self, pixels: NDArray[np.uint8], cancelled: Callable[[], bool] | None = None) -> Features:
+        """Features of pixels [frames, H, W, 3]. Raises kernels.Cancelled when `cancelled` turned true meanwhile."""
+        grid = grid_of(*pixels.shape[:3], self.config)
+        cos, sin = vision_rotary(grid.h, grid.w, self.config.head_dim, self.config.merge)
+        inputs = {
+            "patches": patch_rows(pixels, self.config, self._pixels).reshape(grid.t, grid.h * grid.w, -1),
+            "positions": position_embedding(self._table, grid.h, grid.w, self.config.merge)[None],
+            "cos": cos[None, None],
+            "sin": sin[None, None],
+        }
+        for name, array in inputs.items():
+            self._request.set_tensor(name, ov.Tensor(np.ascontiguousarray(array)))
+        run(self._request, cancelled)
+        hidden = self.config.out_hidden
+        main = np.array(self._request.get_tensor("main").data, np.float32).reshape(-1, hidden)
+        levels = range(len(self.config.deepstack))
+        deep = [np.array(self._request.get_tensor(f"deep.{j}").data, np.float32).reshape(-1, hidden) for j in levels]
+        return Features(main, np.stack(deep) if deep else np.zeros((0, *main.shape), np.float32))
+
+
+def build(config: ModelConfig, weights: Weights) -> Model:
+    """The graph over `frames` equal frames of n patches: attention stays inside a frame, so frames are the batch."""
+    v = config.vision
+    patches = g.parameter("patches", Type.f32, (-1, -1, v.patch_values))
+    positions = g.parameter("positions", Type.f32, (1, -1, v.hidden))
+    cos = g.parameter("cos", Type.f32, (1, 1, -1, v.head_dim))
+    sin = g.parameter("sin", Type.f32, (1, 1, -1, v.head_dim))
+    kernel = (v.hidden, v.channels, v.temporal_patch, v.patch, v.patch)  # a convolution whose stride is its size
+    embed = weights.matrix(_PREFIX + "patch_embed.proj.weight", v.hidden, v.patch_values, stored=kernel)
+    bias = weights.values(_PREFIX + "patch_embed.proj.bias", v.hidden)
+    x = op.add(g.linear(patches, embed, bias), positions)
+    outputs = []
+    for block in range(v.depth):
+        x = _block(x, f"{_PREFIX}blocks.{block}.", v, weights, (cos, sin))
+        x.set_friendly_name(f"block.{block}")
+        if block in v.deepstack:
+            level = v.deepstack.index(block)
+            prefix = f"{_PREFIX}deepstack_merger_list.{level}."
+            outputs.append(g.result(_merger(x, prefix, v, weights, merge_first=True), f"deep.{level}"))
+    outputs.append(g.result(_merger(x, _PREFIX + "merger.", v, weights, merge_first=False), "main"))
+    return Model(outputs, [patches, positions, cos, sin], "vision")
+
+
+def _block(x: g.Node, prefix: str, v: VisionConfig, weights: Weights, rotation: tuple[g.Node, g.Node]) -> g.Node:
+    def dense(y: g.Node, name: str, out: int, width: int) -> g.Node:
+        bias = weights.values(f"{prefix}{name}.bias", out)
+        return g.linear(y, weights.matrix(f"{prefix}{name}.weight", out, width), bias)
+
+    def norm(y: g.Node, name: str) -> g.Node:
+        gain, bias = (weights.values(f"{prefix}{name}.{part}", v.hidden) for part in ("weight", "bias"))
+        return g.layer_norm(y, gain, bias)
+
+    qkv = dense(norm(x, "norm1"), "attn.qkv", 3 * v.hidden, v.hidden)
+    heads = op.transpose(op.reshape(qkv, g.i64(0, 0, 3 * v.heads, v.head_dim), special_zero=True), g.i64(0, 2, 1, 3))
+    split = op.split(heads, g.scalar(1), 3)
+    query, key = (g.rotary(split.output(i), *rotation, v.head_dim, axis=3) for i in (0, 1))
+    y = op.scaled_dot_product_attention(query, key, split.output(2), causal=False)
+    y = op.reshape(op.transpose(y, g.i64(0, 2, 1, 3)), g.i64(0, 0, v.hidden), special_zero=True)
+    x = op.add(x, dense(y, "attn.proj", v.hidden, v.hidden))
+    inner = op.gelu(dense(norm(x, "norm2"), "mlp.linear_fc1", v.intermediate, v.hidden), "tanh")
+    return op.add(x, dense(inner, "mlp.linear_fc2", v.hidden, v.intermediate))
+
+
+def _merger(x: g.Node, prefix: str, v: VisionConfig, weights: Weights, merge_first: bool) -> g.Node:
+    """Four patches become one token. The main merger normalises patches, the deepstack mergers the merged rows."""
+    wide = v.hidden * v.merge**2
+    size = wide if merge_first else v.hidden
+    gain, shift = (weights.values(f"{prefix}norm.{part}", size) for part in ("weight", "bias"))
+
+    def join(y: g.Node) -> g.Node:
+        return op.reshape(y, g.i64(0, -1, wide), special_zero=True)
+
+    y = g.layer_norm(join(x), gain, shift) if merge_first else join(g.layer_norm(x, gain, shift))
+    for name, out in (("linear_fc1", wide), ("linear_fc2", v.out_hidden)):
+        bias = weights.values(f"{prefix}{name}.bias", out)
+        y = g.linear(y, weights.matrix(f"{prefix}{name}.weight", out, wide), bias)
+        if name == "linear_fc1":
+            y = op.gelu(y, "erf")
+    return y

@@ -1,0 +1,95 @@
+"""Where a graph's weights come from: the checkpoint as stored, or its quantised pack. Knows names, not graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.model.checkpoint import Checkpoint, Tensor, release_pages, to_float32
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One matrix [out, in] as a kernel takes it.
+
+    Floats: `data` as stored, `dtype` BF16/F16/F32; `transposed` when it lies in the file as [in, out].
+    Integers: `bits` 8 with `scale` f16 [out, 1], or `bits` 4 in groups with `scale` f16 [out, groups, 1] and two
+    values a byte, the first in the low half.
+    """
+
+    data: Array
+    shape: tuple[int, int]
+    dtype: str = ""
+    transposed: bool = False
+    bits: int = 0
+    scale: Array | None = None
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        out, width = self.shape
+        if self.scale is not None and self.scale.ndim == 3:
+            groups = self.scale.shape[1]
+            return (out, groups, width // groups)
+        return (width, out) if self.transposed else (out, width)
+
+    @property
+    def group(self) -> int:
+        """Inputs that share one scale."""
+        return self.stored_shape[-1]
+
+
+class Weights:
+    """A checkpoint's matrices by official name, quantised where a pack says so, and its small tensors as float32."""
+
+    def __init__(self, checkpoint: Checkpoint, pack: Mapping[str, Tensor] | None = None, maps: tuple[Array, ...] = ()):
+        self.checkpoint = checkpoint
+        self._pack = pack or {}
+        self._maps = maps
+
+    def matrix(self, name: str, out: int, width: int, stored: tuple[int, ...] | None = None) -> Weight:
+        """The matrix `name` of shape [out, width]; `stored` is its shape in the file when that has more axes."""
+        packed = self._packed(name, (out, width))
+        if packed is not None:
+            return packed
+        tensor = self.checkpoint.tensor(name, stored or (out, width))
+        return Weight(tensor.data, (out, width), tensor.dtype)
+
+    def expert(self, name: str, index: int, out: int, width: int) -> Weight:
+        """One expert's matrix [out, width] from the stacked tensor `name`, in either layout of the family."""
+        packed = self._packed(name, (out, width), index)
+        if packed is not None:
+            return packed
+        tensor = self.checkpoint.tensors[name]
+        transposed = tensor.shape[1:] == (width, out)
+        return Weight(tensor.data[index], (out, width), tensor.dtype, transposed)
+
+    def values(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """A small tensor (norm, bias, table, router) as float32."""
+        return self.checkpoint.tensor(name, shape).float32()
+
+    def rows(self, name: str, ids: NDArray[np.int32], width: int) -> NDArray[np.float32]:
+        """Rows of an embedding table as float32 [len(ids), width]."""
+        if f"{name}.scale" in self._pack:
+            scale = self._pack[f"{name}.scale"].data[ids].astype(np.float32)
+            return self._pack[name].data[ids].astype(np.float32) * scale
+        tensor = self.checkpoint.tensors[name]
+        return to_float32(np.asarray(tensor.data[ids]), tensor.dtype).reshape(len(ids), width)
+
+    def release(self) -> None:
+        """Give mapped pages back once the kernels have their own packed copies."""
+        self.checkpoint.release()
+        release_pages(self._maps)
+
+    def _packed(self, name: str, shape: tuple[int, int], index: int | None = None) -> Weight | None:
+        if f"{name}.scale" not in self._pack:
+            return None
+        data, scale = self._pack[name].data, self._pack[f"{name}.scale"].data
+        if index is not None:
+            data, scale = data[index], scale[index]
+        return Weight(data, shape, bits=8 if data.dtype == np.int8 else 4, scale=scale)

@@ -1,0 +1,344 @@
+"""Translates between the OpenAI bodies and our values, both ways. Knows no sockets and no engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sightline import wire
+from sightline.errors import InvalidRequest, MissingField, UnsupportedField
+from sightline.server.inline import inline_bytes
+from sightline.types import (
+    Conversation,
+    Delta,
+    FinishReason,
+    Grammar,
+    Image,
+    Message,
+    PictureInfo,
+    Role,
+    Sampling,
+    Text,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+LOWEST_LOGPROB = -9999.0  # JSON has no -Infinity; what a grammar forbids has that
+TOOL_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+
+# ---- a request becomes a conversation and its sampling
+
+
+def conversation(request: wire.ChatRequest, max_images: int) -> Conversation:
+    """The messages as our values, pictures decoded from base64 but not yet from JPEG. `max_images` counts them all.
+
+    Raises InvalidRequest, InvalidImage or RemoteMediaDisabled naming the message.
+    """
+    _limit_images(request.messages, max_images)
+    messages = tuple(_message(message, index, request) for index, message in enumerate(request.messages))
+    _check_order(messages, request.messages)
+    tools = request.tools if request.tools and request.tool_choice != "none" else ()
+    if tools and request.stream:
+        raise UnsupportedField("'tools' with 'stream' is not supported yet; send \"stream\": false", param="tools")
+    return Conversation(messages, tuple(json.dumps(tool, ensure_ascii=False) for tool in tools))
+
+
+def _limit_images(messages: Sequence[wire.ChatMessage], limit: int) -> None:
+    parts = [part for message in messages if isinstance(message.content, tuple) for part in message.content]
+    count = sum(not isinstance(part, wire.TextPart) for part in parts)
+    if count > limit:
+        raise InvalidRequest(
+            f"the request has {count} images, the limit is {limit}; send fewer, or several requests",
+            param="messages",
+            code="too_many_images",
+        )
+
+
+def _message(message: wire.ChatMessage, index: int, request: wire.ChatRequest) -> Message:
+    param = f"messages[{index}].content"
+    calls = tuple(ToolCall(c.function.name, c.function.arguments, c.id) for c in message.tool_calls or ())
+    if message.role != "assistant" and calls:
+        raise InvalidRequest(
+            f"messages[{index}]: only an assistant makes tool_calls", param=f"messages[{index}].tool_calls"
+        )
+    if message.content is None and not calls:
+        raise InvalidRequest(f"content must be a string or array, not null ({param})", param=param)
+    if isinstance(message.content, tuple):
+        parts = tuple(_part(part, f"{param}[{i}]", request) for i, part in enumerate(message.content))
+    else:
+        parts = (Text(message.content),) if message.content else ()
+    if message.role == "user" and not any(isinstance(part, Image) or part.text.strip() for part in parts):
+        raise InvalidRequest(f"{param} is empty; send text, or a picture, or both", param=param)
+    if message.role not in ("user", "tool") and any(isinstance(part, Image) for part in parts):
+        raise InvalidRequest(f"{param} has a picture; pictures belong into user and tool messages", param=param)
+    return Message(ROLES[message.role], parts, calls, message.reasoning_content)
+
+
+def _part(part: wire.Part, param: str, request: wire.ChatRequest) -> Text | Image:
+    if isinstance(part, wire.TextPart):
+        return Text(part.text)
+    if isinstance(part, wire.ImageUrlPart):
+        data = inline_bytes(part.image_url.url, f"{param}.image_url.url")
+    else:
+        data = inline_bytes(part.image, f"{param}.image")
+    return Image(
+        data,
+        min_pixels=part.min_pixels or request.min_pixels,
+        max_pixels=part.max_pixels or request.max_pixels,
+        resized_height=part.resized_height,
+        resized_width=part.resized_width,
+        param=param,
+    )
+
+
+def _check_order(messages: Sequence[Message], sent: Sequence[wire.ChatMessage]) -> None:
+    """What the chat template would drop or misread without a word, we refuse."""
+    calls: set[str | None] = set()
+    for index, (message, raw) in enumerate(zip(messages, sent, strict=True)):
+        if message.role == "system" and index:
+            raise InvalidRequest(
+                f"messages[{index}] has role '{raw.role}', which only the first message may have; put its text there",
+                param=f"messages[{index}].role",
+            )
+        if message.role == "tool" and (not calls or raw.tool_call_id not in calls | {None}):
+            raise InvalidRequest(
+                f"messages[{index}] answers tool call {wire.shown(raw.tool_call_id)}, which nobody made before",
+                param=f"messages[{index}].tool_call_id",
+            )
+        calls.update(call.id for call in message.tool_calls)
+    if messages[-1].role not in ("user", "tool"):
+        raise InvalidRequest(
+            f"the last message has role '{sent[-1].role}'; the model answers a message of role 'user' or 'tool'",
+            param=f"messages[{len(messages) - 1}].role",
+        )
+
+
+def samplings(request: wire.ChatRequest, defaults: Sampling) -> tuple[Sampling, ...]:
+    """How each of the `n` answers is drawn: what the request says, on top of the model's defaults.
+
+    A given seed counts up from answer to answer, or all would be the same.
+    """
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidRequest("'top_logprobs' needs \"logprobs\": true", param="top_logprobs")
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequest("'stream_options' needs \"stream\": true", param="stream_options")
+    given: dict[str, Any] = {
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": None if request.top_k is None else max(request.top_k, 0),  # -1 is another server's word for "all"
+        "min_p": request.min_p,
+        "presence_penalty": request.presence_penalty,
+        "frequency_penalty": request.frequency_penalty,
+        "repetition_penalty": request.repetition_penalty,
+        "logit_bias": request.logit_bias and {int(token): bias for token, bias in request.logit_bias.items()},
+        "stop": request.stop,
+        "max_tokens": _max_tokens(request),
+        "top_logprobs": (request.top_logprobs or 0) if request.logprobs else None,
+        "grammar": _grammar(request.response_format),
+        "ignore_eos": request.ignore_eos,
+    }
+    base = replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    if request.seed is None:
+        return (base,) * (request.n or 1)
+    return tuple(replace(base, seed=(request.seed + i) % 2**64) for i in range(request.n or 1))
+
+
+def _max_tokens(request: wire.ChatRequest) -> int | None:
+    both = {request.max_tokens, request.max_completion_tokens} - {None}
+    if len(both) > 1:
+        raise InvalidRequest(
+            f"max_tokens is {request.max_tokens}, max_completion_tokens is {request.max_completion_tokens}; send one",
+            param="max_tokens",
+        )
+    return next(iter(both), None)
+
+
+def _grammar(wanted: wire.ResponseFormat | None) -> Grammar | None:
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return Grammar()
+    if wanted.json_schema is None:
+        raise MissingField(
+            "'response_format.json_schema' is missing; it is required", param="response_format.json_schema"
+        )
+    return Grammar(json.dumps(wanted.json_schema.body, ensure_ascii=False))
+
+
+# ---- an answer becomes a completion or its chunks
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One answer, put together from its deltas."""
+
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: FinishReason = "stop"
+    usage: Usage = field(default_factory=Usage)
+
+    def add(self, delta: Delta) -> None:
+        self.text += delta.text
+        self.logprobs += delta.logprobs
+        self.finish = delta.finish or self.finish
+        self.usage = delta.usage or self.usage
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What every body of one response says about itself. `created` in seconds since 1970."""
+
+    request_id: str
+    model: str
+    created: int
+    pictures: tuple[PictureInfo, ...]
+
+    @property
+    def id(self) -> str:
+        return "chatcmpl-" + self.request_id.removeprefix("req_")
+
+
+def completion(
+    caption: Caption, outcomes: Sequence[Outcome], total_ms: float, *, tools: bool, logprobs: bool
+) -> wire.ChatCompletion:
+    """The body of a whole answer; with `tools`, calls in the text become `tool_calls`."""
+    usages = [outcome.usage for outcome in outcomes]
+    return wire.ChatCompletion(
+        id=caption.id,
+        object="chat.completion",
+        created=caption.created,
+        model=caption.model,
+        choices=tuple(_choice(i, outcome, tools, logprobs) for i, outcome in enumerate(outcomes)),
+        usage=usage(usages, total_ms),
+        sightline=report(caption, usages),
+    )
+
+
+def _choice(index: int, outcome: Outcome, tools: bool, logprobs: bool) -> wire.Choice:
+    text, calls = _tool_calls(outcome.text) if tools else (outcome.text, ())
+    message = wire.AnswerMessage(role="assistant", content=text, refusal=None)
+    finish = outcome.finish
+    if calls:
+        message = wire.AnswerMessage(role="assistant", content=text or None, refusal=None, tool_calls=calls)
+        finish = "tool_calls" if finish == "stop" else finish
+    shown = _logprobs(outcome.logprobs) if logprobs else None
+    return wire.Choice(index=index, message=message, logprobs=shown, finish_reason=finish)
+
+
+def _tool_calls(text: str) -> tuple[str, tuple[wire.ToolCall, ...]]:
+    """The text around the model's tool calls, and the calls. What does not read as a call stays text."""
+    calls: list[wire.ToolCall] = []
+
+    def take(match: re.Match[str]) -> str:
+        try:
+            call = json.loads(match[1])
+            name, arguments = call["name"], call["arguments"]
+        except (ValueError, KeyError, RecursionError):
+            return match[0]
+        arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        if not isinstance(name, str) or not name:
+            return match[0]
+        function = wire.CalledFunction(name=name, arguments=arguments)
+        calls.append(wire.ToolCall(id=f"call_{secrets.token_hex(12)}", type="function", function=function))
+        return ""
+
+    rest = TOOL_CALL.sub(take, text)
+    return (rest.strip() if calls else rest), tuple(calls)
+
+
+def usage(usages: Sequence[Usage], total_ms: float) -> wire.Usage:
+    """The cost of all answers to one prompt: the prompt counts once, the answers add up."""
+    prompt, completed = usages[0], sum(u.completion_tokens for u in usages)
+    return wire.Usage(
+        prompt_tokens=prompt.prompt_tokens,
+        completion_tokens=completed,
+        total_tokens=prompt.prompt_tokens + completed,
+        total_time_ms=round(total_ms),
+        prompt_tokens_details=wire.PromptTokensDetails(
+            cached_tokens=prompt.cached_tokens, image_tokens=prompt.image_tokens
+        ),
+    )
+
+
+def report(caption: Caption, usages: Sequence[Usage]) -> wire.Report:
+    """Our own addition to the answer; the times are those of the slowest of the answers."""
+    return wire.Report(
+        model=caption.model,
+        degraded=False,
+        queue_ms=round(max(u.queue_ms for u in usages), 1),
+        vision_ms=round(max(u.vision_ms for u in usages), 1),
+        prefill_ms=round(max(u.prefill_ms for u in usages), 1),
+        decode_ms=round(max(u.decode_ms for u in usages), 1),
+        images=tuple(
+            wire.Picture(
+                height=picture.original[0],
+                width=picture.original[1],
+                resized_height=picture.resized[0],
+                resized_width=picture.resized[1],
+                tokens=picture.tokens,
+            )
+            for picture in caption.pictures
+        ),
+        cached_images=len(caption.pictures) - max(u.encoded_images for u in usages),
+    )
+
+
+def chunk(
+    caption: Caption,
+    index: int,
+    delta: wire.ChunkDelta,
+    *,
+    logprobs: Sequence[TokenLogprob] = (),
+    finish: FinishReason | None = None,
+) -> wire.ChatChunk:
+    """One chunk of a streamed answer; the caller adds `usage` and `sightline` where they belong."""
+    choice = wire.ChunkChoice(
+        index=index, delta=delta, logprobs=_logprobs(logprobs) if logprobs else None, finish_reason=finish
+    )
+    return wire.ChatChunk(
+        id=caption.id, object="chat.completion.chunk", created=caption.created, model=caption.model, choices=(choice,)
+    )
+
+
+def usage_chunk(caption: Caption, cost: wire.Usage) -> wire.ChatChunk:
+    """The last chunk of a stream that asked for its usage; OpenAI gives it no choices."""
+    return wire.ChatChunk(
+        id=caption.id,
+        object="chat.completion.chunk",
+        created=caption.created,
+        model=caption.model,
+        choices=(),
+        usage=cost,
+    )
+
+
+def _logprobs(tokens: Iterable[TokenLogprob]) -> wire.Logprobs:
+    content = tuple(
+        wire.Logprob(
+            token=t.token,
+            logprob=max(t.logprob, LOWEST_LOGPROB),
+            bytes=tuple(t.utf8),
+            top_logprobs=tuple(
+                wire.RivalLogprob(token=n, logprob=max(lp, LOWEST_LOGPROB), bytes=tuple(raw)) for n, raw, lp in t.top
+            ),
+        )
+        for t in tokens
+    )
+    return wire.Logprobs(content=content, refusal=None)
+
+
+def picture_bytes(asked: Conversation) -> list[int]:
+    """The encoded size of each picture, for the access log."""
+    return [len(part.data) for message in asked.messages for part in message.parts if isinstance(part, Image)]

@@ -1,0 +1,132 @@
+"""Streams answers as server-sent events, in OpenAI's chunks. Knows the connection; not where the deltas come from."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+import structlog
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from sightline import wire
+from sightline.backends import Answer
+from sightline.errors import SightlineError
+from sightline.server import openai
+from sightline.server.answers import ClientGone, disconnected, merged
+from sightline.server.refusals import safe
+from sightline.types import Usage
+
+PING_S = 10.0  # proxies cut a silent connection, many of them after 60 s
+SEND_S = 60.0  # a reader who takes nothing for this long is gone
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # the second one is for nginx
+
+log = structlog.get_logger()
+
+
+class EventStream(Response):
+    """A response whose `events` are sent as they come, with a comment as a ping while none comes.
+
+    An error among the events is sent as one `error` event and ends the stream. When the client goes away the events
+    are closed and ClientGone is raised. `cleanup` runs in every case, after the events are closed.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: AsyncGenerator[str, None],
+        *,
+        request_id: str,
+        cleanup: Callable[[], Awaitable[None]],
+        ping_s: float = PING_S,
+    ):
+        super().__init__(headers=HEADERS)
+        del self.headers["content-length"]
+        self.events = events
+        self.request_id = request_id
+        self.cleanup = cleanup
+        self.ping_s = ping_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.create_task(disconnected(receive))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            try:
+                await self._send_events(send, gone)
+            except SightlineError as error:
+                await _send(send, _error_event(safe(error, self.request_id)))
+            except Exception as error:
+                if isinstance(error, ClientGone):
+                    raise
+                log.exception("a stream broke off", request_id=self.request_id)
+                await _send(send, _error_event(safe(error, self.request_id)))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            gone.cancel()
+            await self.events.aclose()
+            await self.cleanup()
+
+    async def _send_events(self, send: Send, gone: asyncio.Task[None]) -> None:
+        step: asyncio.Task[str | None] | None = None
+        try:
+            while True:
+                step = step or asyncio.create_task(anext(self.events, None))
+                await asyncio.wait((step, gone), timeout=self.ping_s, return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    raise ClientGone
+                if not step.done():
+                    await _send(send, ": ping\n\n")
+                    continue
+                event, step = step.result(), None
+                if event is None:
+                    return
+                await _send(send, event)
+        finally:
+            if step:
+                step.cancel()
+                await asyncio.gather(step, return_exceptions=True)
+
+
+async def _send(send: Send, event: str) -> None:
+    try:
+        async with asyncio.timeout(SEND_S):
+            await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+    except TimeoutError:
+        raise ClientGone from None
+
+
+def _error_event(error: SightlineError) -> str:
+    return f"data: {wire.envelope(error).model_dump_json()}\n\n"
+
+
+async def chat_events(
+    caption: openai.Caption, answers: Sequence[Answer], *, include_usage: bool, started: float
+) -> AsyncGenerator[str, None]:
+    """The chunks of a chat answer, then `[DONE]`. `started` is the request's time.perf_counter().
+
+    The chunk that finishes the last answer has our `sightline` object; usage, when asked for, has a chunk of its own.
+    """
+
+    def event(chunk: wire.ChatChunk) -> str:
+        if include_usage and "usage" not in chunk.model_fields_set:
+            chunk = chunk.model_copy(update={"usage": None})
+        return f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
+
+    usages, running = [Usage() for _ in answers], len(answers)
+    for index in range(len(answers)):
+        yield event(openai.chunk(caption, index, wire.ChunkDelta(role="assistant", content="")))
+    async for index, delta in merged(answers):
+        if delta.text or delta.logprobs:
+            yield event(openai.chunk(caption, index, wire.ChunkDelta(content=delta.text), logprobs=delta.logprobs))
+        if delta.finish:
+            usages[index], running = delta.usage or usages[index], running - 1
+            last = openai.chunk(caption, index, wire.ChunkDelta(), finish=delta.finish)
+            if not running:
+                last = last.model_copy(update={"sightline": openai.report(caption, usages)})
+            yield event(last)
+    if include_usage:
+        total_ms = (time.perf_counter() - started) * 1000
+        yield event(openai.usage_chunk(caption, openai.usage(usages, total_ms)))
+    yield "data: [DONE]\n\n"

@@ -1,0 +1,124 @@
+"""Configuration: read once at start from the environment, frozen, handed down in the piece each part needs."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sightline.errors import SettingsError
+from sightline.types import Precision
+
+PREFIX = "SIGHTLINE_"
+MIB = 1 << 20
+
+
+def default_cache_dir() -> Path:
+    """The user's cache folder (XDG_CACHE_HOME or ~/.cache), or one in the temporary folder when there is no home."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "sightline"
+    try:
+        return Path.home() / ".cache" / "sightline"
+    except RuntimeError:  # no HOME and no passwd entry, as in some containers
+        return Path("/tmp") / f"sightline-{os.getuid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What the engine may use. None means: computed from the machine at load."""
+
+    precision: Precision = "exact"
+    threads: int | None = None
+    kv_bytes: int | None = None
+    vision_cache_bytes: int = 256 * MIB
+    max_running: int = 3  # sequences answered at once
+    max_waiting: int = 64  # sequences queued behind them
+    max_context: int | None = None
+    step_tokens: int | None = None  # most tokens computed in one step
+    cache_dir: Path = Path("/tmp/sightline")
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSettings:
+    """Limits on the pictures of a request."""
+
+    max_image_bytes: int = 10 * MIB  # encoded
+    max_image_pixels: int = 100_000_000  # decoded, from the header, before anything is decoded
+    max_image_side: int = 1920  # longer sides are scaled down before the model sees them
+    max_images: int = 64
+    workers: int = 2
+    worker_memory_bytes: int = 1024 * MIB
+    timeout_s: float = 20.0
+
+
+class Settings(BaseSettings):
+    """All settings, from `SIGHTLINE_…` environment variables; `MAX_CONCURRENCY` is honoured as existing scripts set it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    model: str | None = Field(None, description="checkpoint folder or hub id; the embedded demo model when empty")
+    precision: Precision = "exact"
+    threads: int | None = Field(None, ge=1)
+    kv_cache_mb: int | None = Field(None, ge=1)
+    vision_cache_mb: int = Field(256, ge=0)
+    max_concurrency: int = Field(3, ge=1, le=256, validation_alias=AliasChoices("SIGHTLINE_MAX_CONCURRENCY", "MAX_CONCURRENCY"))
+    max_queue: int = Field(64, ge=0)
+    max_context: int | None = Field(None, ge=64)
+    max_image_mb: float = Field(10, gt=0)
+    max_image_side: int = Field(1920, ge=32)
+    max_images: int = Field(64, ge=1)
+    max_body_mb: float = Field(64, gt=0)
+    drain_s: float = Field(30, ge=0, description="how long a stopping server lets running answers finish")
+    cache_dir: Path = Field(default_factory=default_cache_dir)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def engine(self) -> EngineSettings:
+        return EngineSettings(
+            precision=self.precision,
+            threads=self.threads,
+            kv_bytes=self.kv_cache_mb * MIB if self.kv_cache_mb else None,
+            vision_cache_bytes=self.vision_cache_mb * MIB,
+            max_running=self.max_concurrency,
+            max_waiting=self.max_queue,
+            max_context=self.max_context,
+            cache_dir=self.cache_dir,
+        )
+
+    @property
+    def media(self) -> MediaSettings:
+        return MediaSettings(
+            max_image_bytes=int(self.max_image_mb * MIB), max_image_side=self.max_image_side, max_images=self.max_images
+        )
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with command-line values (those not None) on top.
+
+    Raises SettingsError naming the variable, the value seen and what is allowed; a misspelt `SIGHTLINE_` name is
+    an error that suggests the near match.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
+            raise SettingsError(f"environment variable {name} is not a Sightline setting{hint}")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if "max_concurrency" in given:  # pydantic takes an aliased field by its alias only
+        given["SIGHTLINE_MAX_CONCURRENCY"] = given.pop("max_concurrency")
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # values are validated here, that is the point
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        name = name if name.isupper() else PREFIX + name.upper()
+        raise SettingsError(f"setting {name} is {first.get('input')!r}: {first['msg']}") from None

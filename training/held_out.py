@@ -1,0 +1,61 @@
+"""The held-out questions: seeds that training never uses, one list of trials per task. Knows no model."""
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pictures.draw import example
+from .pictures.questions import Example, Question
+
+SEED = "held-out"
+# Kind of picture -> canvas (width, height).
+CANVASES = {
+    "receipt": (256, 320),
+    "chart": (320, 256),
+    "scene": (256, 256),
+    "text": (256, 256),
+    "form": (256, 256),
+    "two_receipts": (256, 320),
+    "two_scenes": (256, 256),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A conversation about pictures, up to the question whose answer is scored."""
+
+    task: str
+    pictures: tuple[NDArray[np.uint8], ...]
+    turns: tuple[tuple[str, str], ...]  # questions and answers before
+    question: str
+    expected: str
+
+
+def trials(per_task: int, kinds: tuple[str, ...] = tuple(CANVASES)) -> dict[str, list[Trial]]:
+    """`per_task` trials of every task that these kinds of picture have; the same ones on every call."""
+    by_task: dict[str, list[Trial]] = {}
+    for kind in kinds:
+        found: dict[str, list[Trial]] = {}
+        number = 0
+        while number < 40 or min(map(len, found.values())) < per_task:
+            drawn = example(Random(f"{SEED}/{kind}/{number}"), kind, *CANVASES[kind])
+            for trial in _trials(drawn):
+                found.setdefault(trial.task, []).append(trial)
+            number += 1
+        for task, all_found in found.items():
+            by_task.setdefault(task, []).extend(all_found[:per_task])
+    return {task: found[:per_task] for task, found in by_task.items()}
+
+
+def _trials(drawn: Example) -> list[Trial]:
+    pictures = tuple(picture.pixels for picture in drawn.pictures)
+
+    def trial(question: Question, *before: Question) -> Trial:
+        turns = tuple((earlier.wording.text, earlier.answer.text) for earlier in before)
+        return Trial(question.task, pictures, turns, question.wording.text, question.answer.text)
+
+    alone = [trial(question) for question in drawn.questions]
+    following = [trial(after, question) for question in drawn.questions for after in question.follow_ups]
+    return alone + following

@@ -1,0 +1,1 @@
+"""Draws the pictures that the demo model learns from. Knows pixels, questions and answers; never tokens, never torch."""

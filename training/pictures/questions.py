@@ -1,0 +1,98 @@
+"""A question, its answer, and where in the picture each of their characters is to be seen. Draws nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from .page import Drawn, Picture
+from .wordings import WORDINGS
+
+CHINESE_SHARE = 0.42
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """Words that are all read off one mark, such as an object's colour."""
+
+    text: str
+    mark: int
+
+
+Piece = str | Drawn | At
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A text and, for each of its characters, the mark it was read from (-1: none)."""
+
+    text: str
+    marks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    task: str
+    wording: Spoken
+    answer: Spoken
+    follow_ups: tuple["Question", ...] = ()  # make sense only after this question
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Pictures of one size and what can be asked about them; marks count through all pictures."""
+
+    pictures: tuple[Picture, ...]
+    questions: tuple[Question, ...]
+
+    @property
+    def mark_tokens(self) -> list[int]:
+        """Visual token of every mark, counted through all pictures; -1 when it is out of sight."""
+        tokens: list[int] = []
+        for number, picture in enumerate(self.pictures):
+            base = number * len(picture.token_labels)
+            tokens += [base + int(token) if token >= 0 else -1 for token in picture.mark_tokens]
+        return tokens
+
+
+def say(*pieces: Piece) -> Spoken:
+    text, marks = "", []
+    for piece in pieces:
+        if isinstance(piece, str):
+            text += piece
+            marks += [-1] * len(piece)
+            continue
+        text += piece.text
+        marks += [piece.mark] * len(piece.text) if isinstance(piece, At) else list(piece.marks)
+    return Spoken(text, tuple(marks))
+
+
+def join(separator: str, parts: Sequence[Sequence[Piece]]) -> list[Piece]:
+    pieces: list[Piece] = []
+    for number, part in enumerate(parts):
+        if number:
+            pieces.append(separator)
+        pieces.extend(part)
+    return pieces
+
+
+def ask(
+    rng: Random,
+    task: str,
+    answer: Spoken,
+    about: Piece = "",
+    *,
+    chinese: Spoken | None = None,
+    chinese_about: Piece | None = None,
+    follow_ups: Sequence[Question] = (),
+) -> Question:
+    """Word a question in either language. `chinese` is the answer to the Chinese wording where it differs."""
+    in_chinese = rng.random() < CHINESE_SHARE
+    template = rng.choice(WORDINGS[task].chinese if in_chinese else WORDINGS[task].english)
+    subject = chinese_about if in_chinese and chinese_about is not None else about
+    before, slot, after = template.partition("{}")
+    wording = say(before, subject, after) if slot else say(template)
+    return Question(task, wording, chinese if in_chinese and chinese else answer, tuple(follow_ups))
+
+
+def renamed(question: Question, task: str) -> Question:
+    return replace(question, task=task)

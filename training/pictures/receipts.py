@@ -1,0 +1,147 @@
+"""Shop receipts in large print: draws one and asks about it. Two receipts are compared in `pairs`."""
+
+from dataclasses import dataclass
+from random import Random
+
+from . import words
+from .labels import Find, Role, partner
+from .page import Drawn, Page, Picture, grey, pick_family, some_noise, some_turn, text_width
+from .questions import Piece, Question, ask, join, say
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    picture: Picture
+    merchant: Drawn
+    date: Drawn
+    items: tuple[tuple[Drawn, Drawn], ...]  # name, price
+    total: Drawn
+    total_cents: int
+    payment: Drawn | None
+    lines: tuple[tuple[Piece, ...], ...]  # the whole text, line by line
+
+
+def draw(rng: Random, width: int, height: int) -> Receipt:
+    paper = rng.randint(222, 255)
+    page = Page(rng, width, height, (paper, paper, paper - rng.randint(0, 12)))
+    regular, bold = pick_family(rng)
+    ink = grey(rng.randint(0, 60))
+    goods = _goods(rng, height)
+    merchant = _merchant(rng)
+    date = words.date(rng)
+    total_cents = sum(cents for _, cents in goods)
+
+    size = rng.choice([17, 18, 19, 20])
+    widest = max(name for name, _ in goods) if not goods else max((name for name, _ in goods), key=len)
+    while max(text_width(bold, size, "Date: " + date), text_width(regular, size, widest + " 00.00")) > width - 30:
+        size -= 1
+    head = rng.choice([20, 22, 24])
+    while text_width(bold, head, merchant) > width - 12:
+        head -= 1
+    room = (height - 26 - head) // (len(goods) + 4)
+    pitch = rng.randint(max(size + 4, min(size + 9, room)), max(size + 4, min(size + 14, room)))
+    left, right = rng.randint(6, 20), width - rng.randint(6, 20)
+    y = rng.randint(4, max(4, min(14, height - ((len(goods) + 4) * pitch + head + 12))))
+    ruled = rng.random() < 0.6
+
+    def rule() -> None:
+        if ruled:
+            page.line([(left, y - 2), (right, y - 2)], ink)
+
+    def at_right(text: str, face: str) -> Drawn:
+        return page.text(right - text_width(face, size, text), y, text, face, size, ink)
+
+    centred = (width - text_width(bold, head, merchant)) / 2
+    merchant_drawn = page.text(centred if rng.random() < 0.7 else left, y, merchant, bold, head, ink)
+    lines: list[tuple[Piece, ...]] = [(merchant_drawn,)]
+    y += head + rng.randint(5, 9)
+    date_line = page.text(left, y, rng.choice(["", "Date: ", "Date "]) + date, regular, size, ink)
+    lines.append((date_line,))
+    y += pitch
+    rule()
+    items = []
+    for name, cents in goods:
+        item = page.text(left, y, name, regular, size, ink), at_right(words.money(cents), regular)
+        items.append(item)
+        lines.append((item[0], " ", item[1]))
+        y += pitch
+    rule()
+    face = rng.choice([regular, bold])
+    total_label = page.text(left, y, rng.choice(["Total", "TOTAL", "Total:"]), face, size, ink)
+    total_line = at_right(rng.choice(["", "", "$"]) + words.money(total_cents), face)
+    lines.append((total_label, " ", total_line))
+    y += pitch
+    payment = None
+    if y + size + 2 < height:
+        method = rng.choice(words.PAYMENTS)
+        payment_line = page.text(left, y, rng.choice(["Paid: ", "Payment: ", ""]) + method, regular, size, ink)
+        payment = payment_line.part(method)
+        lines.append((payment_line,))
+
+    total = total_line.part(words.money(total_cents))
+    _note_roles(page, merchant_drawn, date_line.part(date), items, total, payment)
+    picture = page.finish(some_turn(rng), some_noise(rng))
+    return Receipt(
+        picture, merchant_drawn, date_line.part(date), tuple(items), total, total_cents, payment, tuple(lines)
+    )
+
+
+def questions(rng: Random, receipt: Receipt) -> list[Question]:
+    bought = [name.text for name, _ in receipt.items]
+    asked = [
+        ask(rng, "receipt.total", say(receipt.total)),
+        ask(rng, "receipt.date", say(receipt.date)),
+        ask(rng, "receipt.merchant", say(receipt.merchant)),
+        ask(rng, "receipt.items", say(str(len(bought)))),
+        ask(rng, "kind", say("receipt"), chinese=say(words.CHINESE["receipt"])),
+        ask(rng, "receipt.json", say(*_json(receipt))),
+        ask(rng, "receipt.text", say(*join("\n", receipt.lines))),
+    ]
+    for name, price in rng.sample(receipt.items, 2):
+        others = [item for item in receipt.items if item[0] != name]
+        other = rng.choice(others)
+        follow_up = ask(rng, "receipt.and_price", say(other[1]), other[0])
+        asked.append(ask(rng, "receipt.price", say(price), name, follow_ups=[follow_up]))
+    if receipt.payment:
+        asked.append(ask(rng, "receipt.payment", say(receipt.payment)))
+    if rng.random() < 0.5:
+        asked.append(ask(rng, "receipt.exist", say("Yes"), rng.choice(receipt.items)[0], chinese=say("有")))
+    else:
+        missing = rng.choice([name for name in words.GOODS if name not in bought])
+        asked.append(ask(rng, "receipt.exist", say("No"), missing, chinese=say("没有")))
+    return asked
+
+
+def _merchant(rng: Random) -> str:
+    first = rng.choice(words.SHOP_FIRST) if rng.random() < 0.75 else words.invented_word(rng)
+    return f"{first} {rng.choice(words.SHOP_SECOND)}"
+
+
+def _goods(rng: Random, height: int) -> list[tuple[str, int]]:
+    """Two to four goods with different names and their prices in cents."""
+    count = rng.randint(3, 4) if height >= 280 else rng.randint(2, 3)
+    names: list[str] = []
+    while len(names) < count:
+        name = words.invented_word(rng) if rng.random() < 0.15 else rng.choice(words.GOODS)
+        if name not in names:
+            names.append(name)
+    return [(name, rng.randint(50, 2999)) for name in names]
+
+
+def _note_roles(
+    page: Page, merchant: Drawn, date: Drawn, items: list[tuple[Drawn, Drawn]], total: Drawn, payment: Drawn | None
+) -> None:
+    page.note(merchant.marks, {Find.ROLE: Role.MERCHANT})
+    page.note(date.marks, {Find.ROLE: Role.DATE})
+    for name, price in items:
+        page.note(name.marks, {Find.ROLE: Role.ITEM})
+        page.note(price.marks, {Find.ROLE: Role.PRICE, **partner(name.text)})
+    if payment:
+        page.note(payment.marks, {Find.ROLE: Role.PAYMENT})
+    page.note(total.marks, {Find.ROLE: Role.TOTAL})
+
+
+def _json(receipt: Receipt) -> list[Piece]:
+    items = [('{"name": "', name, '", "price": ', price, "}") for name, price in receipt.items]
+    opening: list[Piece] = ['{"merchant": "', receipt.merchant, '", "date": "', receipt.date, '", "items": [']
+    return [*opening, *join(", ", items), '], "total": ', receipt.total, "}"]

@@ -1,0 +1,192 @@
+"""Coloured shapes on a plain ground: draws some and asks about them. Two scenes are compared in `pairs`."""
+
+import math
+from dataclasses import dataclass
+from random import Random
+
+from . import words
+from .labels import TOKEN_PX, Find, box_digits, colour_class, object_class, shape_class
+from .page import Page, Picture, some_noise
+from .questions import At, Piece, Question, ask, join, say
+from .words import CHINESE
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One shape; `box` is x0, y0, x1, y1 in 0-1000 of the picture's sides, as Qwen3-VL answers."""
+
+    shape: str
+    colour: str
+    box: tuple[int, int, int, int]
+    region: str
+    mark: int
+
+    @property
+    def english(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+    @property
+    def chinese(self) -> str:
+        return CHINESE[self.colour] + CHINESE[self.shape]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    picture: Picture
+    things: tuple[Thing, ...]  # from left to right
+
+
+def draw(rng: Random, width: int, height: int) -> Scene:
+    ground = rng.choice([(255, 255, 255), (245, 240, 225), (225, 235, 245), (230, 245, 230), (200, 200, 200)])
+    page = Page(rng, width, height, ground)
+    largest = 40 if min(width, height) >= 192 else 26
+    wanted = rng.randint(1, 5)
+    placed: list[tuple[int, int, int]] = []
+    for _ in range(200):
+        if len(placed) == wanted:
+            break
+        half = rng.randint(16, largest)
+        x, y = rng.randint(half + 3, width - half - 3), rng.randint(half + 3, height - half - 3)
+        if all(max(abs(x - ox), abs(y - oy)) > half + oh + 6 for ox, oy, oh in placed):
+            placed.append((x, y, half))
+    things = [_thing(rng, page, x, y, half) for x, y, half in sorted(placed)]
+    return Scene(page.finish(noise=some_noise(rng, 16)), tuple(things))
+
+
+def questions(rng: Random, scene: Scene) -> list[Question]:
+    things = scene.things
+    asked = [
+        ask(rng, "scene.count", say(str(len(things)))),
+        ask(rng, "scene.caption", say(*_caption(things)), chinese=say(*_chinese_caption(things))),
+        ask(rng, "kind", say("shapes"), chinese=say(CHINESE["shapes"])),
+        _exist(rng, things),
+    ]
+    shape = rng.choice(things).shape if rng.random() < 0.8 else rng.choice(words.SHAPES)
+    number = str(sum(thing.shape == shape for thing in things))
+    asked.append(ask(rng, "scene.count_shape", say(number), shape, chinese_about=CHINESE[shape]))
+    lone_shapes = [thing for thing in things if sum(other.shape == thing.shape for other in things) == 1]
+    if lone_shapes:
+        thing = rng.choice(lone_shapes)
+        colour, chinese = At(thing.colour, thing.mark), At(CHINESE[thing.colour], thing.mark)
+        subject, chinese_subject = At(thing.shape, thing.mark), At(CHINESE[thing.shape], thing.mark)
+        asked.append(
+            ask(rng, "scene.colour", say(colour), subject, chinese=say(chinese), chinese_about=chinese_subject)
+        )
+    lone = [thing for thing in things if sum(other.english == thing.english for other in things) == 1]
+    if lone:
+        asked.append(_position(rng, "scene.position", rng.choice(lone)))
+        for thing in rng.sample(lone, min(2, len(lone))):
+            subject, chinese_subject = At(thing.english, thing.mark), At(thing.chinese, thing.mark)
+            box, chinese_box = (say(*_boxes([thing], chinese=chinese)) for chinese in (False, True))
+            asked.append(ask(rng, "scene.box", box, subject, chinese=chinese_box, chinese_about=chinese_subject))
+    if len(things) > 1 and rng.random() < 0.3:
+        boxes, chinese_boxes = (say(*_boxes(things, chinese=chinese)) for chinese in (False, True))
+        asked.append(ask(rng, "scene.boxes", boxes, chinese=chinese_boxes))
+    return asked
+
+
+def _thing(rng: Random, page: Page, x: int, y: int, half: int) -> Thing:
+    shape, colour = rng.choice(words.SHAPES), rng.choice(list(words.COLOURS))
+    red, green, blue = (max(0, min(255, level + rng.randint(-15, 15))) for level in words.COLOURS[colour])
+    fill, scale = (red, green, blue), page.scale
+    outline = _outline(shape, x, y, half)
+    left, right = min(px for px, _ in outline), max(px for px, _ in outline)
+    top, bottom = min(py for _, py in outline), max(py for _, py in outline)
+    if shape == "circle":
+        page.draw.ellipse([left * scale, top * scale, right * scale, bottom * scale], fill=fill)
+    else:
+        page.draw.polygon([(px * scale, py * scale) for px, py in outline], fill=fill)
+    page.area((left, top, right, bottom), shape_class(shape), colour_class(colour))
+    box = (
+        round(left * 1000 / page.width),
+        round(top * 1000 / page.height),
+        round(right * 1000 / page.width),
+        round(bottom * 1000 / page.height),
+    )
+    region, region_class = _region(x / page.width, y / page.height)
+    mark = page.mark(x, y)
+    finds = {Find.OBJECT: object_class(colour, shape), Find.REGION: region_class, **box_digits(box)}
+    inside = [
+        page.mark(cx, cy)
+        for cx in range(TOKEN_PX // 2, page.width, TOKEN_PX)
+        for cy in range(TOKEN_PX // 2, page.height, TOKEN_PX)
+        if left <= cx <= right and top <= cy <= bottom
+    ]
+    page.note([mark, *inside], finds)
+    return Thing(shape, colour, box, region, mark)
+
+
+def _outline(shape: str, x: float, y: float, half: float) -> list[Point]:
+    if shape == "triangle":
+        return [(x, y - half), (x + half, y + half), (x - half, y + half)]
+    if shape == "diamond":
+        return [(x, y - half), (x + half * 0.75, y), (x, y + half), (x - half * 0.75, y)]
+    if shape == "star":
+        radii = [half if corner % 2 == 0 else half * 0.42 for corner in range(10)]
+        return [
+            (x + math.sin(corner * math.pi / 5) * radius, y - math.cos(corner * math.pi / 5) * radius)
+            for corner, radius in enumerate(radii)
+        ]
+    return [(x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half)]
+
+
+def _region(across: float, down: float) -> tuple[str, int]:
+    """One of nine parts of the picture, and its class 1-9."""
+    row, column = min(2, int(down * 3)), min(2, int(across * 3))
+    name = f"{['top', 'middle', 'bottom'][row]} {['left', 'center', 'right'][column]}"
+    return ("center" if name == "middle center" else name), 1 + row * 3 + column
+
+
+def _with_article(name: str) -> str:
+    return ("an " if name[0] in "aeiou" else "a ") + name
+
+
+def _position(rng: Random, task: str, thing: Thing) -> Question:
+    region, chinese = At(thing.region, thing.mark), At(CHINESE[thing.region], thing.mark)
+    subject, chinese_subject = At(thing.english, thing.mark), At(thing.chinese, thing.mark)
+    return ask(rng, task, say(region), subject, chinese=say(chinese), chinese_about=chinese_subject)
+
+
+def _exist(rng: Random, things: tuple[Thing, ...]) -> Question:
+    """Asked about a thing that is there as often as about one that is not."""
+    if rng.random() < 0.5:
+        thing = rng.choice(things)
+        subject = At(_with_article(thing.english), thing.mark)
+        chinese_subject = At(thing.chinese, thing.mark)
+        only = sum(other.english == thing.english for other in things) == 1
+        follow_ups = [_position(rng, "scene.where_is_it", thing)] if only else []
+        yes, chinese_yes = say(At("Yes", thing.mark)), say(At("有", thing.mark))
+        return ask(
+            rng, "scene.exist", yes, subject, chinese=chinese_yes, chinese_about=chinese_subject, follow_ups=follow_ups
+        )
+    shown = {thing.english for thing in things}
+    absent = [(c, s) for c in words.COLOURS for s in words.SHAPES if f"{c} {s}" not in shown]
+    # Half of the absent things share their shape or colour with one that is there.
+    close = [(c, s) for c, s in absent if any(c == thing.colour or s == thing.shape for thing in things)]
+    colour, shape = rng.choice(close if rng.random() < 0.5 else absent)
+    subject_text = _with_article(f"{colour} {shape}")
+    chinese_text = CHINESE[colour] + CHINESE[shape]
+    return ask(rng, "scene.exist", say("No"), subject_text, chinese=say("没有"), chinese_about=chinese_text)
+
+
+def _caption(things: tuple[Thing, ...]) -> list[Piece]:
+    named: list[At] = [At(_with_article(thing.english), thing.mark) for thing in things]
+    if len(named) == 1:
+        return ["The image shows ", named[0], "."]
+    return ["The image shows ", *join(", ", [(name,) for name in named[:-1]]), " and ", named[-1], "."]
+
+
+def _chinese_caption(things: tuple[Thing, ...]) -> list[Piece]:
+    return ["图片里有", *join("、", [("一个", At(thing.chinese, thing.mark)) for thing in things]), "。"]
+
+
+def _boxes(things: list[Thing] | tuple[Thing, ...], *, chinese: bool) -> list[Piece]:
+    """Qwen3-VL's grounding answer: a fenced JSON list, one object a line."""
+    rows = []
+    for thing in things:
+        name = thing.chinese if chinese else thing.english
+        row = f'{{"bbox_2d": [{", ".join(map(str, thing.box))}], "label": "{name}"}}'
+        rows.append((At(row, thing.mark),))
+    return ["```json\n[\n\t", *join(",\n\t", rows), "\n]\n```"]
