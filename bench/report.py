@@ -36,6 +36,7 @@ class Figure:
 
 FIRST, RATE = "first_token_s", "decode_tok_s"
 FIGURES = (
+    Figure("first load", "seconds", "first load, s"),
     Figure("load", "seconds", "load, s"),
     Figure("new image", FIRST, "new image: first token, s"),
     Figure("same image again", FIRST, "same image again: first token, s"),

@@ -82,11 +82,14 @@ class Measured:
 
 def one_round(contender: Contender, folder: Path, given: argparse.Namespace) -> list[dict[str, str | float]]:
     """The lines one system prints in one round; raises RuntimeError with the end of its complaint when it fails."""
+    kept = folder / contender.name
+    kept.mkdir(exist_ok=True)
     command = [
         *contender.command,
         *("--picture", str(folder / "new.jpg")),
         *("--warm-up-picture", str(folder / "warm-up.jpg")),
         *("--tokens", str(given.tokens)),
+        *("--folder", str(kept)),
         *("--at-once", *map(str, given.at_once)),
     ]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=ROUND_LIMIT_S, check=False)

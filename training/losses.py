@@ -15,6 +15,8 @@ GLANCE_HEADS = 2
 QUESTION_LAYER = 1
 ANSWER_LAYERS = (2, 3)
 NOTHING_WEIGHT = 0.15  # of the class "nothing here", which is most of every picture
+LINK_BLOCKS, LINK_HEADS = (3, 4), 2  # early enough for another block to use what was fetched
+LINK_WEIGHT, PLACE_WEIGHT = 0.5, 4.0
 LABEL_WEIGHT, ANSWER_GLANCE_WEIGHT, QUESTION_GLANCE_WEIGHT = 0.5, 0.25, 0.2
 
 
@@ -25,6 +27,7 @@ class LabelHeads(nn.Module):
         super().__init__()
         self.patch = nn.Linear(shape.vision.hidden, GLYPHS_PER_PATCH * CLASSES)
         self.token = nn.Linear(shape.text.hidden, (GLYPHS_PER_TOKEN + Find.WIDTH) * CLASSES)
+        self.place = nn.Linear(shape.text.hidden, 6)
 
     def forward(self, seen: Seen, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, patches, _ = batch.patch_labels.shape
@@ -34,8 +37,21 @@ class LabelHeads(nn.Module):
         patch_loss, patch_right = _label_loss(patch_logits, batch.patch_labels)
         glyph_loss, glyph_right = _label_loss(token_logits[:, :, :GLYPHS_PER_TOKEN], glyphs)
         find_loss, find_right = _label_loss(token_logits[:, :, GLYPHS_PER_TOKEN:], batch.token_labels)
-        shown = {"patch_right": patch_right, "glyph_right": glyph_right, "find_right": find_right}
-        return patch_loss + glyph_loss + find_loss, shown
+        own_error, box_error = self._place_errors(seen, batch)
+        shown = {
+            "patch_right": patch_right,
+            "glyph_right": glyph_right,
+            "find_right": find_right,
+            "own_error": own_error.detach(),
+            "box_error": box_error.detach(),
+        }
+        return patch_loss + glyph_loss + find_loss + PLACE_WEIGHT * (own_error + box_error), shown
+
+    def _place_errors(self, seen: Seen, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean distance, in picture sides, of the token's own place and of its object's box."""
+        distance = (self.place(seen.tokens).float() - batch.places).abs()
+        on_object = (batch.token_labels[..., Find.OBJECT] > 0).float()[..., None]
+        return distance[..., :2].mean(), (distance[..., 2:] * on_object).sum() / on_object.sum().clamp(min=1) / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +65,15 @@ class Lesson:
 def look(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
     """The vision tower alone, taught by its labels."""
     loss, figures = heads(model.model.visual(batch.pixels), batch)
-    return Lesson(loss, figures)
+    link_loss, figures["link"] = _link_loss(model, batch)
+    return Lesson(loss + LINK_WEIGHT * link_loss, figures)
 
 
 def answer(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
     """Everything: answers, labels and glances."""
     seen = model.model.visual(batch.pixels)
     label_loss, figures = heads(seen, batch)
+    link_loss, figures["link"] = _link_loss(model, batch)
     mask = tree_mask(batch.segments)
     hidden = model.read(batch.ids, batch.positions, mask, seen, batch.visible)
     answered = batch.targets >= 0
@@ -63,9 +81,12 @@ def answer(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
     each = F.cross_entropy(logits, targets, reduction="none")
     answer_loss = (each * weights).sum() / weights.sum()
     layers = [layer.self_attn for layer in model.model.language_model.layers]
-    glances = [_glance(layers[n].recorded, mask, batch.answer_glances, batch.weights) for n in ANSWER_LAYERS]
-    ones = torch.ones_like(batch.weights)
-    question_loss, question_mass = _glance(layers[QUESTION_LAYER].recorded, mask, batch.question_glances, ones)
+    glances = [
+        _glance(layers[n].recorded, GLANCE_HEADS, batch.answer_glances, batch.weights, mask) for n in ANSWER_LAYERS
+    ]
+    question_loss, question_mass = _glance(
+        layers[QUESTION_LAYER].recorded, GLANCE_HEADS, batch.question_glances, torch.ones_like(batch.weights), mask
+    )
     glance_loss = ANSWER_GLANCE_WEIGHT * sum(loss for loss, _ in glances) + QUESTION_GLANCE_WEIGHT * question_loss
     figures |= {
         "answer_loss": answer_loss.detach(),
@@ -73,7 +94,7 @@ def answer(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
         "glance": sum(mass for _, mass in glances) / len(glances),
         "question_glance": question_mass,
     }
-    return Lesson(answer_loss + LABEL_WEIGHT * label_loss + glance_loss, figures)
+    return Lesson(answer_loss + LABEL_WEIGHT * (label_loss + LINK_WEIGHT * link_loss) + glance_loss, figures)
 
 
 def _label_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,22 +107,31 @@ def _label_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return loss, (right * something).sum() / something.sum().clamp(min=1)
 
 
-def _glance(recorded: tuple[Tensor, Tensor] | None, mask: Tensor, where: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """-log of the attention that the first heads pay to the visual token where the character is to be seen."""
+def _link_loss(model: DemoModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The vision tower's glances from every value to the beginning of its name, and back."""
+    blocks, evenly = model.model.visual.blocks, torch.ones_like(batch.patch_links, dtype=torch.float32)
+    glances = [_glance(blocks[n].attn.recorded, LINK_HEADS, batch.patch_links, evenly) for n in LINK_BLOCKS]
+    return sum(loss for loss, _ in glances) / len(glances), sum(mass for _, mass in glances) / len(glances)
+
+
+def _glance(
+    recorded: tuple[Tensor, Tensor] | None, heads: int, where: Tensor, weights: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """-log of the attention that the first heads pay to the place `where` (batch, length; -1: none), and its mean."""
     assert recorded is not None
-    query, key = recorded[0][:, :GLANCE_HEADS], recorded[1][:, :GLANCE_HEADS]
-    losses, masses, total = [], [], []
+    query, key = recorded[0][:, :heads], recorded[1][:, :heads]
+    losses, masses, weight, count = [], [], torch.zeros(()), 0
     for row in range(len(where)):
         at = (where[row] >= 0).nonzero()[:, 0]
         if len(at) == 0:
             continue
         scores = (query[row][:, at].float() @ key[row].float().mT) * query.shape[-1] ** -0.5
-        logs = scores.masked_fill(~mask[row, 0, at], float("-inf")).log_softmax(-1)
-        found = logs[:, torch.arange(len(at)), where[row, at]]
+        if mask is not None:
+            scores = scores.masked_fill(~mask[row, 0, at], float("-inf"))
+        found = scores.log_softmax(-1)[:, torch.arange(len(at)), where[row, at]]
         losses.append((found * weights[row, at]).sum())
         masses.append(found.detach().exp().sum())
-        total.append((weights[row, at].sum(), len(at)))
+        weight, count = weight + weights[row, at].sum(), count + len(at)
     if not losses:
         return query.sum() * 0, torch.zeros(())
-    weight, count = sum(share for share, _ in total), sum(number for _, number in total)
-    return -sum(losses) / (weight * GLANCE_HEADS), sum(masses) / (count * GLANCE_HEADS)
+    return -sum(losses) / (weight * heads), sum(masses) / (count * heads)

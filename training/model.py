@@ -57,17 +57,22 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class VisionAttention(nn.Module):
+    """`recorded` keeps the rotated queries and keys of the last call for the losses that teach where to look."""
+
     def __init__(self, shape: VisionShape) -> None:
         super().__init__()
         self.heads = shape.heads
         self.qkv = nn.Linear(shape.hidden, 3 * shape.hidden)
         self.proj = nn.Linear(shape.hidden, shape.hidden)
+        self.recorded: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         pictures, patches, hidden = x.shape
         qkv = self.qkv(x).view(pictures, patches, 3, self.heads, hidden // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(_rotate(query, cos, sin), _rotate(key, cos, sin), value)
+        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+        self.recorded = query, key
+        mixed = F.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).reshape(pictures, patches, hidden))
 
 
@@ -185,7 +190,7 @@ class RMSNorm(nn.Module):
 
 
 class TextAttention(nn.Module):
-    """`recorded` keeps the rotated queries and keys of the last call for the glance loss."""
+    """`recorded` as in the vision tower."""
 
     def __init__(self, shape: TextShape) -> None:
         super().__init__()
@@ -290,7 +295,7 @@ class DemoModel(nn.Module):
         visible: Tensor | None = None,
         caches: list[list[Tensor]] | None = None,
     ) -> Tensor:
-        """Hidden states (batch, length, hidden). `visible` (batch, length) tells where the visual tokens of `seen` go."""
+        """Hidden states (batch, length, hidden). `visible` (batch, length) says where the tokens of `seen` go."""
         decoder = self.model.language_model
         x = decoder.embed_tokens(ids)
         where = visible[..., None] if visible is not None else None

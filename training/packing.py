@@ -1,4 +1,4 @@
-"""Turns examples into token sequences: one picture prefix, many questions. Knows the chat format, no tensors' gradients.
+"""Turns examples into token sequences: one picture prefix, many questions. Knows the chat format, no gradients.
 
 Every question is a branch: it sees the prefix and itself, and its positions go on where the prefix ended. That equals
 one prompt per question exactly, while the pictures are paid for once. In a quarter of the sequences the prefix goes
@@ -13,7 +13,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .pictures.labels import TOKEN_PX
+from .pictures.labels import TOKEN_PX, box_sides
+from .pictures.page import Picture
 from .pictures.questions import Example, Question, Spoken, say
 
 LONG_TASKS = ("receipt.json", "receipt.text", "chart.parse", "text.text", "form.json", "form.text", "scene.boxes")
@@ -53,7 +54,9 @@ class Sequence:
 class Batch:
     pixels: Tensor  # (pictures, height, width, 3) uint8
     patch_labels: Tensor  # (pictures, patches in merge order, slots)
+    patch_links: Tensor  # (pictures, patches in merge order): index of the linked patch in merge order, or -1
     token_labels: Tensor  # (pictures, tokens, Find.WIDTH)
+    places: Tensor  # (pictures, tokens, 6): the token's own x, y and its object's x0, y0, x1, y1, all in 0-1
     ids: Tensor  # (batch, length)
     positions: Tensor  # (3, batch, length)
     segments: Tensor
@@ -136,7 +139,9 @@ class Packer:
         patch_labels = [_merge_order(picture.patch_labels) for picture in pictures]
         return Batch(
             *_tensors(np.stack([picture.pixels for picture in pictures]), np.stack(patch_labels)),
+            *_tensors(np.stack([_links(picture.patch_links) for picture in pictures])),
             *_tensors(np.stack([picture.token_labels for picture in pictures])),
+            *_tensors(np.stack([_places(picture) for picture in pictures])),
             *_tensors(ids, positions, segments, targets, weights, answer_glances, question_glances),
             visible=torch.from_numpy(ids == self._image),
         )
@@ -224,6 +229,23 @@ def tree_mask(segments: Tensor) -> Tensor:
 def _merge_order(labels: np.ndarray) -> np.ndarray:
     rows, columns, slots = labels.shape
     return labels.reshape(rows // 2, 2, columns // 2, 2, slots).transpose(0, 2, 1, 3, 4).reshape(-1, slots)
+
+
+def _links(links: np.ndarray) -> np.ndarray:
+    """Renumber the patches that links point to, and the patches themselves, from rows to merge order."""
+    order = _merge_order(np.arange(links.size).reshape(*links.shape, 1))[:, 0]
+    number = np.empty_like(order)
+    number[order] = np.arange(links.size)
+    ordered = links.reshape(-1)[order]
+    return np.where(ordered >= 0, number[ordered], -1)
+
+
+def _places(picture: Picture) -> np.ndarray:
+    height, width, _ = picture.pixels.shape
+    rows, columns = height // TOKEN_PX, width // TOKEN_PX
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    own = np.stack([(x + 0.5) / columns, (y + 0.5) / rows], 1)
+    return np.concatenate([own, box_sides(picture.token_labels)], 1).astype(np.float32)
 
 
 def _tensors(*arrays: np.ndarray) -> list[Tensor]:

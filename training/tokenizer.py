@@ -9,38 +9,60 @@ from functools import cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from .pictures.words import CHINESE
 from .pictures.wordings import WORDINGS
+from .pictures.words import CHINESE, listed
 
 PRE_TOKENS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPECIAL = (
+SPECIAL = listed(
     "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> "
     "<|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"
-).split()
-ADDED = (
+)
+ADDED = listed(
     "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> <|repo_name|> <|file_sep|> "
     "<tool_response> </tool_response> <think> </think>"
-).split()
+)
 
-_SPACED = (
-    "the is of are there total date store price items were was many much kind image this what text line lines all as in "
-    "its on bar point one has value values highest lowest category chart data title type color shapes shape circle square "
-    "triangle star diamond red green blue yellow orange purple black pink and an top left right center middle bottom shows "
-    "receipt name amount merchant payment method paid bought first second third fourth fifth sixth last does say output bbox "
-    "label sentence objects it JSON picture larger more colour box cost field form about for"
-).split()
-_BARE = (
-    "assistant user system What Which How Where Locate Extract Describe Is The Read Total Price Value Transcribe Count Detect "
-    "Parse OCR Yes No total date merchant items name price type title data label bbox json bar line top middle bottom center "
-    "receipt chart text shapes red green blue yellow orange purple black pink First And Compare form series points _type "
-    "_axis _parse"
-).split()
+_SPACED = listed(
+    "the is of are there total date store price items were was many much kind image this what text line lines all "
+    "as in its on bar point one has value values highest lowest category chart data title type color shapes shape "
+    "circle square triangle star diamond red green blue yellow orange purple black pink and an top left right "
+    "center middle bottom shows receipt name amount merchant payment method paid bought first second third fourth "
+    "fifth sixth last does say output bbox label sentence objects it JSON picture larger more colour box cost "
+    "field form about for"
+)
+_BARE = listed(
+    "assistant user system What Which How Where Locate Extract Describe Is The Read Total Price Value Transcribe "
+    "Count Detect Parse OCR Yes No total date merchant items name price type title data label bbox json bar line "
+    "top middle bottom center receipt chart text shapes red green blue yellow orange purple black pink First And "
+    "Compare form series points _type _axis _parse"
+)
 # The pre-token rule keeps punctuation apart from letters, so these chains hold no letter.
-_PUNCTUATION = ['{"', '":', ' "', '",', ' [{"', '"},', ' {"', '"}]}', "],", "},", " [", '"}', "```", ".", ": ", ' "",', "}]}]}"]
+_PUNCTUATION = [
+    '{"',
+    '":',
+    ' "',
+    '",',
+    ' [{"',
+    '"},',
+    ' {"',
+    '"}]}',
+    "],",
+    "},",
+    " [",
+    '"}',
+    "```",
+    ".",
+    ": ",
+    ' "",',
+    "}]}]}",
+]
 # Kept for a general user's wording; harmless where no question uses them.
-_CHINESE_EXTRA = "请问图像这那是的有没无几多少什么哪里个张照片内容描述总价格商店日期价钱颜色形状位置数量最高低文字识别你好谢谢回答可以看到上下左右中间，。！：、一二三四五六更大"
+_CHINESE_EXTRA = (
+    "请问图像这那是的有没无几多少什么哪里个张照片内容描述总价格商店日期价钱颜色形状位置数量最高低文字识别你好"
+    "谢谢回答可以看到上下左右中间，。！：、一二三四五六更大"
+)
 
 
 @cache

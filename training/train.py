@@ -25,8 +25,9 @@ from .adopt import adopt
 from .model import DemoModel, Shape, TextShape
 from .packing import Batch, Packer
 from .pictures.draw import example
+from .threads import FreeCores
 
-LOOK_SHARE = 0.12  # of the time: the vision tower alone
+LOOK_SHARE = 0.25  # of the time: the vision tower alone
 WARM_SHARE, FULL_SHARE = 0.015, 0.2  # the learning rate rises, stays, then falls linearly to LAST_FACTOR
 LAST_FACTOR = 0.02
 MUON_RATE, ADAM_RATE, HEADS_RATE = 0.009, 0.001, 0.003
@@ -39,7 +40,7 @@ PAIRS = {"two_receipts": 0.6, "two_scenes": 0.4}
 PAIR_SHARE = 0.12  # of the batches
 BATCH = 8
 LOOK_CANVASES = [(256, 192), (192, 256), (224, 224), (256, 256), (128, 128)]
-LOOK_KINDS = {"dense": 0.34, "receipt": 0.16, "chart": 0.25, "scene": 0.25}
+LOOK_KINDS = {"dense": 0.2, "receipt": 0.22, "chart": 0.32, "scene": 0.26}
 LOOK_TOKENS = 400  # visual tokens of a batch in the look stage
 
 
@@ -95,8 +96,9 @@ class Clock:
 
 
 class Trainer:
-    def __init__(self, out: Path, seed: int, budget_s: float, adopted: Path | None) -> None:
+    def __init__(self, out: Path, seed: int, budget_s: float, adopted: Path | None, most_threads: int = 1) -> None:
         torch.manual_seed(seed)
+        self._cores = FreeCores(most_threads)
         words = tokenizer.build()
         self.out, self.seed = out, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -108,7 +110,9 @@ class Trainer:
         self.heads.to(self.device)
         self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.clock = Clock(budget_s)
-        matrices = [p for name, p in self.model.named_parameters() if p.dim() == 2 and ("blocks" in name or "layers" in name)]
+        matrices = [
+            p for name, p in self.model.named_parameters() if p.dim() == 2 and ("blocks" in name or "layers" in name)
+        ]
         ours = {id(p) for p in matrices}
         self._rest = [p for p in self.model.parameters() if id(p) not in ours]
         # The mergers stay with AdamW: their 640x640 matrices would take most of Muon's time.
@@ -126,6 +130,7 @@ class Trainer:
         stage, batches, saved_at, figures = "", iter(()), time.monotonic(), {}
         while self.clock.share < 1 and not stop.asked:
             began = time.monotonic()
+            torch.set_num_threads(self._cores.count())
             wanted = "look" if self.clock.share < LOOK_SHARE else "answer"
             if wanted != stage:
                 stage, batches = wanted, self._stream(wanted)
@@ -200,7 +205,7 @@ class Trainer:
     def _show(self, stage: str, figures: dict[str, float], step_s: float) -> None:
         clock = self.clock
         row = {"stage": stage, "step": clock.steps, "minutes": round(clock.used_s / 60, 2), "pictures": clock.pictures}
-        row |= {"rate": round(clock.rate, 3), "step_s": round(step_s, 2)}
+        row |= {"rate": round(clock.rate, 3), "step_s": round(step_s, 2), "threads": torch.get_num_threads()}
         row |= {name: round(value, 4) for name, value in figures.items()}
         print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -230,11 +235,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of this run: checkpoint and progress")
     parser.add_argument("--minutes", type=float, default=120.0, help="time budget of the whole run")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="at most; fewer beside busy neighbours")
     parser.add_argument("--adopt", type=Path, help="earlier checkpoint in Hugging Face layout to start from")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    trainer = Trainer(options.out, options.seed, options.minutes * 60, options.adopt)
+    trainer = Trainer(options.out, options.seed, options.minutes * 60, options.adopt, options.threads)
     print("resumed" if trainer.resume() else "new run", f"at {trainer.clock.steps} steps", flush=True)
     trainer.run()
 

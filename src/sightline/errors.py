@@ -12,7 +12,9 @@ class SightlineError(Exception):
     type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int | None = None):
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
+    ):
         super().__init__(message)
         self.message = message
         self.param = param

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,7 @@ def default_cache_dir() -> Path:
     try:
         return Path.home() / ".cache" / "sightline"
     except RuntimeError:  # no HOME and no passwd entry, as in some containers
-        return Path("/tmp") / f"sightline-{os.getuid()}"
+        return Path(tempfile.gettempdir()) / f"sightline-{os.getuid()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class EngineSettings:
     max_waiting: int = 64  # sequences queued behind them
     max_context: int | None = None
     step_tokens: int | None = None  # most tokens computed in one step
-    cache_dir: Path = Path("/tmp/sightline")
+    cache_dir: Path = field(default_factory=default_cache_dir)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class MediaSettings:
 
 
 class Settings(BaseSettings):
-    """All settings, from `SIGHTLINE_…` environment variables; `MAX_CONCURRENCY` is honoured as existing scripts set it."""
+    """All settings, from `SIGHTLINE_…` environment variables; `MAX_CONCURRENCY` is honoured: scripts set it."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
@@ -69,7 +70,9 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1)
     kv_cache_mb: int | None = Field(None, ge=1)
     vision_cache_mb: int = Field(256, ge=0)
-    max_concurrency: int = Field(3, ge=1, le=256, validation_alias=AliasChoices("SIGHTLINE_MAX_CONCURRENCY", "MAX_CONCURRENCY"))
+    max_concurrency: int = Field(
+        3, ge=1, le=256, validation_alias=AliasChoices("SIGHTLINE_MAX_CONCURRENCY", "MAX_CONCURRENCY")
+    )
     max_queue: int = Field(64, ge=0)
     max_context: int | None = Field(None, ge=64)
     max_image_mb: float = Field(10, gt=0)

@@ -291,11 +291,15 @@ def _path(loc: tuple[int | str, ...]) -> str:
     return "".join(steps).removeprefix(".")
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 80
+
+
 def shown(value: object) -> str:
     """A value as an error message shows it: JSON's words, and never long."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return reprlib.repr(value)
+    return _SHORT.repr(value)
 
 
 # ---- strict JSON

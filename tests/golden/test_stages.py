@@ -49,7 +49,9 @@ class Case:
 
     def features(self) -> Features:
         main = self.expected["vision_merged"]
-        return Features(main, np.stack([self.expected[f"deepstack_{j}"] for j in range(len(self.config.vision.deepstack))]))
+        return Features(
+            main, np.stack([self.expected[f"deepstack_{j}"] for j in range(len(self.config.vision.deepstack))])
+        )
 
     def slices(self, start: int, end: int, blocks: list[int]) -> Slice:
         """Tokens start..end of the case as one slice of a step."""

@@ -1,1 +1,1 @@
-"""Draws the pictures that the demo model learns from. Knows pixels, questions and answers; never tokens, never torch."""
+"""Draws the pictures that the demo model learns from. Knows pixels, questions and answers; neither tokens nor torch."""

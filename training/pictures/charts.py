@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 
 from . import words
-from .labels import BAR, POINT, Find, Role, colour_class, partner
+from .labels import BAR, POINT, Find, Role, colour_class
 from .page import Drawn, Page, Picture, grey, pick_family, some_noise, text_width
 from .questions import Piece, Question, ask, join, say
 
@@ -43,13 +43,15 @@ def draw(rng: Random, width: int, height: int) -> Chart:
     tops = [(left + step * (number + 0.5), level(value)) for number, value in enumerate(values)]
     _marks(rng, page, tops, step, bottom, is_bar=is_bar)
     points = []
+    roles = {max(values): (Role.HIGHEST, Role.HIGHEST_VALUE), min(values): (Role.LOWEST, Role.LOWEST_VALUE)}
     for label, value, (x, y) in zip(labels, values, tops, strict=True):
         label_drawn = page.text(x - text_width(regular, size, label) / 2, bottom + 4, label, regular, size, ink)
         value_x = x - text_width(regular, size, str(value)) / 2
         value_drawn = page.text(value_x, y - size - 6, str(value), regular, size, ink)
-        role = {max(values): Role.HIGHEST, min(values): Role.LOWEST}.get(value, Role.LABEL)
-        page.note(label_drawn.marks, {Find.ROLE: role})
-        page.note(value_drawn.marks, {Find.ROLE: Role.VALUE, **partner(label)})
+        label_role, value_role = roles.get(value, (Role.LABEL, Role.VALUE))
+        page.note(label_drawn.marks, {Find.ROLE: label_role})
+        page.note(value_drawn.marks, {Find.ROLE: value_role})
+        page.link(value_drawn, label_drawn)
         points.append((label_drawn, value_drawn))
     return Chart(page.finish(noise=some_noise(rng, 16)), is_bar, title, tuple(points))
 

@@ -6,6 +6,9 @@ These labels are used in training only: the heads that predict them are dropped 
 
 from enum import IntEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .words import COLOURS, SHAPES
 
 PATCH_PX = 16
@@ -40,6 +43,8 @@ class Role(IntEnum):
     LOWEST = 11
     KEY = 12
     FIELD = 13
+    HIGHEST_VALUE = 14
+    LOWEST_VALUE = 15
 
 
 BAR = 114
@@ -71,6 +76,12 @@ def box_digits(box: tuple[int, int, int, int]) -> dict[int, int]:
         columns[Find.BOX + 2 * corner] = hundreds + 1
         columns[Find.BOX + 2 * corner + 1] = tens + 1
     return columns
+
+
+def box_sides(columns: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """`box_digits` undone: (..., Find.WIDTH) labels to (..., 4) sides in 0-1; meaningless where there is no box."""
+    digits = columns[..., Find.BOX : Find.WIDTH].astype(np.float32) - 1
+    return (digits[..., 0::2] * 100 + digits[..., 1::2] * 10 + 5) / 1000
 
 
 def partner(name: str) -> dict[int, int]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from .labels import GLYPHS_PER_PATCH, PATCH_PX, TOKEN_PX, Find, glyph_class
+from .labels import GLYPHS_PER_PATCH, PATCH_PX, TOKEN_PX, Find, glyph_class, partner
 
 Colour = tuple[int, int, int]
 
@@ -56,6 +56,8 @@ class Picture:
     pixels: NDArray[np.uint8]  # (height, width, 3)
     patch_labels: NDArray[np.uint8]  # (height/16, width/16, 3) glyph classes in reading order
     token_labels: NDArray[np.uint8]  # (height/32 * width/32, Find.WIDTH)
+    # (height/16, width/16): patch, counted row by row, where this value's name or this name's value begins; else -1.
+    patch_links: NDArray[np.int32]
     mark_tokens: NDArray[np.int32]  # visual token of every mark; -1 when it left the picture
 
 
@@ -92,6 +94,7 @@ class Page:
         self._marks: list[tuple[float, float, int]] = []
         self._areas: list[tuple[int, int, int, int]] = []
         self._notes: list[tuple[int, Mapping[int, int]]] = []
+        self._links: list[tuple[int, int]] = []
 
     def text(self, x: float, y: float, text: str, path: str, size_px: float, colour: Colour) -> Drawn:
         scale, first = self.scale, len(self._marks)
@@ -124,6 +127,12 @@ class Page:
         """Label the visual tokens of these marks; later notes win."""
         self._notes.extend((mark, finds) for mark in marks)
 
+    def link(self, value: Drawn, name: Drawn) -> None:
+        """Remember that this value belongs to that name."""
+        self.note(value.marks, partner(name.text))
+        self._links.extend((mark, name.first) for mark in value.marks)
+        self._links.extend((mark, value.first) for mark in name.marks)
+
     def finish(self, turn_deg: float = 0.0, noise: float = 0.0) -> Picture:
         """Turn, blur, compress, reduce, add noise; then place every mark."""
         rng, image = self._rng, self._image
@@ -141,7 +150,13 @@ class Page:
             pixels = np.clip(pixels.astype(np.int16) + (grain * int(noise) >> 7), 0, 255).astype(np.uint8)
         places = [self._turned(x, y, turn_deg) for x, y, _ in self._marks]
         mark_tokens = np.array([self._token_at(x, y) for x, y in places], np.int32)
-        return Picture(pixels, self._patch_labels(places), self._token_labels(mark_tokens), mark_tokens)
+        return Picture(
+            pixels,
+            self._patch_labels(places),
+            self._token_labels(mark_tokens),
+            self._patch_links(places),
+            mark_tokens,
+        )
 
     def _turned(self, x: float, y: float, turn_deg: float) -> tuple[float, float]:
         cos, sin = math.cos(math.radians(turn_deg)), math.sin(math.radians(turn_deg))
@@ -174,6 +189,17 @@ class Page:
                 for column, value in finds.items():
                     labels[mark_tokens[mark], column] = value
         return labels
+
+    def _patch_links(self, places: list[tuple[float, float]]) -> NDArray[np.int32]:
+        columns = self.width // PATCH_PX
+        links = np.full(self.height // PATCH_PX * columns, -1, np.int32)
+        for source, target in self._links:
+            if self._token_at(*places[source]) >= 0 and self._token_at(*places[target]) >= 0:
+                at, to = (
+                    int(y // PATCH_PX) * columns + int(x // PATCH_PX) for x, y in (places[source], places[target])
+                )
+                links[at] = to
+        return links.reshape(-1, columns)
 
 
 def _compressed(image: Image.Image, quality: int) -> Image.Image:

@@ -3,7 +3,7 @@
 from random import Random
 
 from . import words
-from .labels import Find, Role, partner
+from .labels import Find, Role
 from .page import FAMILIES, Drawn, Page, grey, pick_family, some_noise, some_turn, text_width
 from .questions import Example, Question, ask, join, say
 from .words import CHINESE
@@ -46,7 +46,8 @@ def form(rng: Random, width: int, height: int) -> Example:
         value = _field(rng, key)
         row = page.text(left, y, key + ":", key_face, size, ink), page.text(left + indent, y, value, regular, size, ink)
         page.note(row[0].marks, {Find.ROLE: Role.KEY})
-        page.note(row[1].marks, {Find.ROLE: Role.FIELD, **partner(key)})
+        page.note(row[1].marks, {Find.ROLE: Role.FIELD})
+        page.link(row[1], row[0])
         rows.append((row[0].part(key), row[1]))
         y += pitch
     asked = [ask(rng, "form.field", say(value), key) for key, value in rng.sample(rows, 3)]
@@ -100,9 +101,7 @@ def _line_questions(rng: Random, lines: list[Drawn]) -> list[Question]:
     ]
     for number in rng.sample(range(len(lines)), min(2, len(lines))):
         line = lines[number]
-        asked.append(
-            ask(rng, "text.line", say(line), ORDINALS[number], chinese_about=CHINESE_ORDINALS[number])
-        )
+        asked.append(ask(rng, "text.line", say(line), ORDINALS[number], chinese_about=CHINESE_ORDINALS[number]))
     return asked
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from .page import Drawn, Picture
-from .wordings import WORDINGS
+from .wordings import CHINESE_FRAMES, ENGLISH_FRAMES, WORDINGS
 
-CHINESE_SHARE = 0.42
+CHINESE_SHARE, FRAMED_SHARE = 0.42, 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,8 @@ def ask(
     """Word a question in either language. `chinese` is the answer to the Chinese wording where it differs."""
     in_chinese = rng.random() < CHINESE_SHARE
     template = rng.choice(WORDINGS[task].chinese if in_chinese else WORDINGS[task].english)
+    if rng.random() < FRAMED_SHARE:
+        template = rng.choice(CHINESE_FRAMES if in_chinese else ENGLISH_FRAMES).replace("{}", template)
     subject = chinese_about if in_chinese and chinese_about is not None else about
     before, slot, after = template.partition("{}")
     wording = say(before, subject, after) if slot else say(template)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 
 from . import words
-from .labels import Find, Role, partner
+from .labels import Find, Role
 from .page import Drawn, Page, Picture, grey, pick_family, some_noise, some_turn, text_width
 from .questions import Piece, Question, ask, join, say
 
@@ -26,8 +26,8 @@ def draw(rng: Random, width: int, height: int) -> Receipt:
     page = Page(rng, width, height, (paper, paper, paper - rng.randint(0, 12)))
     regular, bold = pick_family(rng)
     ink = grey(rng.randint(0, 60))
-    goods = _goods(rng, height)
-    merchant = _merchant(rng)
+    goods = pick_goods(rng, height)
+    merchant = pick_merchant(rng)
     date = words.date(rng)
     total_cents = sum(cents for _, cents in goods)
 
@@ -112,12 +112,12 @@ def questions(rng: Random, receipt: Receipt) -> list[Question]:
     return asked
 
 
-def _merchant(rng: Random) -> str:
+def pick_merchant(rng: Random) -> str:
     first = rng.choice(words.SHOP_FIRST) if rng.random() < 0.75 else words.invented_word(rng)
     return f"{first} {rng.choice(words.SHOP_SECOND)}"
 
 
-def _goods(rng: Random, height: int) -> list[tuple[str, int]]:
+def pick_goods(rng: Random, height: int) -> list[tuple[str, int]]:
     """Two to four goods with different names and their prices in cents."""
     count = rng.randint(3, 4) if height >= 280 else rng.randint(2, 3)
     names: list[str] = []
@@ -135,7 +135,8 @@ def _note_roles(
     page.note(date.marks, {Find.ROLE: Role.DATE})
     for name, price in items:
         page.note(name.marks, {Find.ROLE: Role.ITEM})
-        page.note(price.marks, {Find.ROLE: Role.PRICE, **partner(name.text)})
+        page.note(price.marks, {Find.ROLE: Role.PRICE})
+        page.link(price, name)
     if payment:
         page.note(payment.marks, {Find.ROLE: Role.PAYMENT})
     page.note(total.marks, {Find.ROLE: Role.TOTAL})

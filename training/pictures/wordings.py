@@ -8,8 +8,25 @@ class Wording(NamedTuple):
     chinese: tuple[str, ...]
 
 
+# What people put before or after a question.
+ENGLISH_FRAMES = (
+    "Please: {}",
+    "{} Please.",
+    "{} Answer briefly.",
+    "Look at the picture. {}",
+    "{} Answer with JSON only.",
+)
+CHINESE_FRAMES = ("请问{}", "{}请简短回答。", "看图回答:{}")
+
 READ_ALL = Wording(
-    ("Read all the text.", "Extract all text.", "Transcribe the text.", "OCR", "What does the text say?", "Read the text."),
+    (
+        "Read all the text.",
+        "Extract all text.",
+        "Transcribe the text.",
+        "OCR",
+        "What does the text say?",
+        "Read the text.",
+    ),
     ("提取所有文字", "识别图片中的文字", "读出所有文字。", "图片里写了什么?"),
 )
 
@@ -48,9 +65,7 @@ WORDINGS: dict[str, Wording] = {
         ("How many items are there?", "How many items were bought?", "How many items are on the receipt?"),
         ("有几件商品?", "买了几件商品?"),
     ),
-    "receipt.payment": Wording(
-        ("How was it paid?", "What is the payment method?"), ("付款方式是什么?", "怎么付款的?")
-    ),
+    "receipt.payment": Wording(("How was it paid?", "What is the payment method?"), ("付款方式是什么?", "怎么付款的?")),
     "receipt.exist": Wording(
         ("Is there {} on the receipt?", "Is {} on the receipt?", "Was {} bought?"),
         ("收据上有{}吗?", "有没有{}?", "买了{}吗?"),
@@ -66,11 +81,21 @@ WORDINGS: dict[str, Wording] = {
     ),
     "receipt.text": READ_ALL,
     "chart.highest": Wording(
-        ("Which {} is highest?", "Which {} is the highest?", "Which category has the highest value?", "Which one is the highest?"),
+        (
+            "Which {} is highest?",
+            "Which {} is the highest?",
+            "Which category has the highest value?",
+            "Which one is the highest?",
+        ),
         ("哪个最高?", "哪一项的值最大?", "哪一项最高?"),
     ),
     "chart.lowest": Wording(
-        ("Which {} is lowest?", "Which {} is the lowest?", "Which category has the lowest value?", "Which one is the lowest?"),
+        (
+            "Which {} is lowest?",
+            "Which {} is the lowest?",
+            "Which category has the lowest value?",
+            "Which one is the lowest?",
+        ),
         ("哪个最低?", "哪一项的值最小?", "哪一项最低?"),
     ),
     "chart.its_value": Wording(("What is its value?", "And its value?"), ("它的值是多少?", "值是多少?")),
@@ -84,7 +109,13 @@ WORDINGS: dict[str, Wording] = {
     "chart.type": Wording(("What type of chart is this?",), ("这是什么类型的图表?",)),
     "chart.exist": Wording(("Is there a value for {}?", "Is {} in the chart?"), ("图表里有{}吗?", "有没有{}?")),
     "chart.parse": Wording(
-        ("Extract the chart data as JSON.", "Parse the chart.", "chart_parse", "Extract as JSON.", "Parse the chart as JSON."),
+        (
+            "Extract the chart data as JSON.",
+            "Parse the chart.",
+            "chart_parse",
+            "Extract as JSON.",
+            "Parse the chart as JSON.",
+        ),
         ("提取图表数据为JSON", "解析图表", "以JSON格式提取图表数据"),
     ),
     "scene.count": Wording(
@@ -93,10 +124,12 @@ WORDINGS: dict[str, Wording] = {
     ),
     "scene.count_shape": Wording(("How many {}s are there?", "How many {}s?"), ("有几个{}?", "图中有几个{}?")),
     "scene.colour": Wording(
-        ("What color is the {}?", "What is the color of the {}?", "What colour is the {}?"), ("{}是什么颜色?", "{}是什么颜色的?")
+        ("What color is the {}?", "What is the color of the {}?", "What colour is the {}?"),
+        ("{}是什么颜色?", "{}是什么颜色的?"),
     ),
     "scene.exist": Wording(
-        ("Is there {}?", "Is there {} in the image?", "Is there {} in the picture?"), ("有{}吗?", "图中有{}吗?", "有没有{}?")
+        ("Is there {}?", "Is there {} in the image?", "Is there {} in the picture?"),
+        ("有{}吗?", "图中有{}吗?", "有没有{}?"),
     ),
     "scene.position": Wording(("Where is the {}?", "Where in the image is the {}?"), ("{}在哪里?", "{}在什么位置?")),
     "scene.where_is_it": Wording(("Where is it?", "And where is it?"), ("它在哪里?", "在什么位置?")),
@@ -106,7 +139,12 @@ WORDINGS: dict[str, Wording] = {
     ),
     "scene.boxes": Wording(("Locate all shapes.", "Detect all objects."), ("检测所有图形", "定位所有图形")),
     "scene.caption": Wording(
-        ("Describe the image.", "Describe this image in one sentence.", "What is in this image?", "Describe this picture."),
+        (
+            "Describe the image.",
+            "Describe this image in one sentence.",
+            "What is in this image?",
+            "Describe this picture.",
+        ),
         ("描述这张图片", "图片里有什么?", "用一句话描述图片"),
     ),
     "text.text": READ_ALL,
@@ -121,7 +159,8 @@ WORDINGS: dict[str, Wording] = {
         ("哪张收据的总金额更大?", "哪个总价更高?"),
     ),
     "pair.total_of": Wording(
-        ("What is the total in the {} picture?", "What is the total of the {} receipt?"), ("{}张图的总金额是多少?", "{}张收据的总价是多少?")
+        ("What is the total in the {} picture?", "What is the total of the {} receipt?"),
+        ("{}张图的总金额是多少?", "{}张收据的总价是多少?"),
     ),
     "pair.merchant_of": Wording(("Which store is in the {} picture?",), ("{}张图是哪家商店?",)),
     "pair.more_shapes": Wording(

@@ -2,6 +2,12 @@
 
 from random import Random
 
+
+def listed(text: str, separator: str | None = None) -> list[str]:
+    """Words of a text; keeps long lists readable in the source."""
+    return text.split(separator)
+
+
 SHAPES = ["circle", "square", "triangle", "star", "diamond"]
 COLOURS = {
     "red": (220, 40, 40),
@@ -47,17 +53,18 @@ CHINESE = {
     "No": "没有",
 }
 
-SHOP_FIRST = (
+SHOP_FIRST = listed(
     "Green Blue Sunny City Royal Happy Golden Fresh Corner Lucky Star River Ocean Grand Metro Urban Silver Maple "
     "North Park Hill Lake Village Garden"
-).split()
-SHOP_SECOND = "Market Cafe Mart Store Bakery Deli Foods Shop Grocery Bistro Kitchen Pharmacy Books".split()
-GOODS = (
+)
+SHOP_SECOND = listed("Market Cafe Mart Store Bakery Deli Foods Shop Grocery Bistro Kitchen Pharmacy Books")
+GOODS = listed(
     "Milk,Bread,Eggs,Butter,Cheese,Apples,Bananas,Coffee,Tea,Rice,Pasta,Sugar,Salt,Juice,Water,Yogurt,Chicken,Beef,Fish,"
     "Tomato,Potato,Onion,Carrots,Lettuce,Soap,Paper,Candy,Cookies,Cake,Soda,Honey,Oil,Beans,Corn,Green Tea,Olive Oil,"
     "Orange Juice,Ice Cream,Latte,Muffin,Sandwich,Salad,Soup,Pizza,Burger,Fries,Donut,Bagel,Lemon,Grapes,Mango,Noodles,"
-    "Pepper,Garlic,Shampoo,Towel,Pen,Notebook,Battery,Espresso"
-).split(",")
+    "Pepper,Garlic,Shampoo,Towel,Pen,Notebook,Battery,Espresso",
+    ",",
+)
 PAYMENTS = ["Cash", "Visa", "Card", "Mastercard", "Alipay", "WeChat", "Debit"]
 
 CHART_LABELS = [
@@ -69,11 +76,15 @@ CHART_LABELS = [
     ["Cat", "Dog", "Bird", "Fish", "Cow", "Pig"],
     ["Tea", "Milk", "Soda", "Beer", "Wine", "Rum"],
 ]
-CHART_TITLES = "Sales Revenue Visitors Score Users Orders Profit Rainfall Traffic Exports Cost Output".split()
+CHART_TITLES = listed("Sales Revenue Visitors Score Users Orders Profit Rainfall Traffic Exports Cost Output")
 
 FORM_FIELDS = ["Name", "City", "Phone", "ID", "Date", "Age", "Room", "Code"]
-PEOPLE = "Anna Ben Carla David Emma Frank Grace Henry Iris Jack Karen Leo Maria Nina Oscar Paula Robert Susan Tom Wei".split()
-CITIES = "Paris London Berlin Madrid Rome Vienna Tokyo Beijing Shanghai Sydney Toronto Dublin Oslo Boston Denver".split()
+PEOPLE = listed(
+    "Anna Ben Carla David Emma Frank Grace Henry Iris Jack Karen Leo Maria Nina Oscar Paula Robert Susan Tom Wei"
+)
+CITIES = listed(
+    "Paris London Berlin Madrid Rome Vienna Tokyo Beijing Shanghai Sydney Toronto Dublin Oslo Boston Denver"
+)
 
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable
 from typing import Literal, Protocol
 
 from sightline.types import Conversation, Delta, PictureInfo, Sampling
@@ -10,11 +10,13 @@ from sightline.types import Conversation, Delta, PictureInfo, Sampling
 State = Literal["loading", "ready", "failed"]
 
 
-class Answer(AsyncIterator[Delta], Protocol):
+class Answer(AsyncIterable[Delta], Protocol):
     """An answer as it grows. The last delta has `finish` and `usage`; iteration ends after it.
 
     Iterating raises a SightlineError when the engine fails or shuts down midway.
     """
+
+    async def __anext__(self) -> Delta: ...
 
     @property
     def pictures(self) -> tuple[PictureInfo, ...]:
@@ -25,7 +27,7 @@ class Answer(AsyncIterator[Delta], Protocol):
     def prompt_tokens(self) -> int: ...
 
     async def aclose(self) -> None:
-        """Cancel: returns once no step works for this answer any more. Harmless after the end, and twice."""
+        """Cancel: no step that begins after this works for the answer. Harmless after the end, and twice."""
         ...
 
 

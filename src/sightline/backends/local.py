@@ -147,7 +147,6 @@ class LocalBackend:
         self.progress = f"{what}, {share:.0%}"
 
 
-
 def checkpoint_folder(settings: Settings) -> Path:
     """The folder of `settings.model`. Raises CheckpointError when it names neither a folder nor a pulled model."""
     if not settings.model:

@@ -1,4 +1,4 @@
-"""`sightline doctor`: will it run here, how well, and what to do if not. Measures or says why it expects; never guesses."""
+"""`sightline doctor`: will it run here, how well, and what to do if not. Measures, or says why it expects."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sightline.errors import CheckpointError, ModelNotFound
 from sightline.model.config import ModelConfig
 from sightline.model.machine import (
     FAMILY,
+    MEASURED_BYTES,
     Machine,
     decode_bytes,
     measure_product,
@@ -42,7 +43,7 @@ _PULL_BYTES = 5e9  # Qwen3-VL-2B, the smallest of the family, and some room
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. Only a `problem` means that it will not run; then, and for a warning, `next_step` says what to do."""
+    """One thing looked at. Only a `problem` keeps it from running; `next_step` says what to do about it."""
 
     level: Literal["good", "warning", "problem"]
     text: str
@@ -124,7 +125,9 @@ def examine(model: str | None, settings: Settings, machine: Machine, measured: M
 
 def _fit(name: str, config: ModelConfig, precision: Precision, machine: Machine, measured: Measured | None) -> Fit:
     need = memory_need(config, precision, min(CONTEXT, config.text.max_positions)).total
-    speed = measured and round(measured.read_gb_s * 1e9 / decode_bytes(config, precision), 1)
+    read = decode_bytes(config, precision)
+    # Less than was measured may stay in the processor's caches, and then nothing can be expected.
+    speed = round(measured.read_gb_s * 1e9 / read, 1) if measured and read > MEASURED_BYTES else None
     return Fit(name, precision, need, need <= machine.memory_available, speed)
 
 
@@ -161,11 +164,11 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         (Path(tempfile.gettempdir()), "temporary", "set TMPDIR to a writable folder"),
     ):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                free = shutil.disk_usage(folder).free
+            there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+            with tempfile.TemporaryFile(dir=there):
+                free = shutil.disk_usage(there).free
         except OSError as error:
-            text = f"the {what} folder {folder} cannot be written ({error.strerror}); models and packed weights are not kept"
+            text = f"the {what} folder {folder} cannot be written ({error.strerror}); models cannot be kept"
             yield Finding("warning", text, way_out)
             continue
         text = f"the {what} folder {folder} is writable, {human(free)} free"
@@ -194,7 +197,7 @@ def _advice(machine: Machine) -> Iterator[str]:
     has = ", ".join(machine.features) or "no vector instructions we know of"
     yield "int4 is expected to write fastest: each token reads every weight once, and int4 has the fewest bytes to read"
     if machine.multiplies_int8:
-        yield f"int8 and int4 are expected to read prompts and pictures fastest: the processor multiplies 8-bit numbers ({has})"
+        yield f"int8 and int4 are expected to read prompts fastest: the processor multiplies 8-bit numbers ({has})"
     else:
         yield f"int8 and int4 may read prompts no faster than exact: the processor has no 8-bit products ({has})"
     if machine.multiplies_bf16:

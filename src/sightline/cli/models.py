@@ -183,7 +183,7 @@ def _tensor_problems(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.config.tied == has_head:  # both are served: the head is ignored, or the embeddings stand in
         promised += head if has_head else -head
     if holds != promised:
-        yield f"the weight files hold {holds:,} parameters, config.json describes {promised:,}; they do not belong together"
+        yield f"the weight files hold {holds:,} parameters, config.json describes {promised:,}; pull the model again"
 
 
 def _template(folder: Path) -> str:

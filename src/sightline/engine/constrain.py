@@ -17,12 +17,13 @@ from sightline.types import Grammar
 
 ANY_OBJECT = '{"type":"object"}'
 
+# The library's own limits leave these open. With all of them, and fuel below, the worst schemas we could think of
+# (merges of large objects through $ref, disjoint patterns, divisors) compile in 1-2.5 s; without, some take minutes.
 MAX_SCHEMA_BYTES = 64 << 10
-MAX_DEPTH = 64  # brackets within brackets; the parser below gives up at 128
-# One object with n optional properties compiles in O(n^2): 1,000 take 0.1 s, 10,000 take 9 s and 0.25 s per token.
-MAX_PROPERTIES = 1000
-# A divisor costs its value in automaton states, outside the library's fuel: 100,000 take 0.5 s, 1,000,000 10 s.
-MAX_DIVISOR_COST = 100_000
+MAX_DEPTH = 64  # brackets within brackets; the library gives up at 128
+MAX_KEYS = 1000  # in one object; optional properties cost their square: 1,000 0.2 s, 10,000 9 s and 0.25 s per token
+MAX_PATTERNS = 8  # patternProperties in all; each is compared with each: 40 cost 50 ms per object, 900 over 200 s
+MAX_DIVISOR = 10_000  # an automaton state each: 9,973 costs 50 ms, 604,800 6 s, 123,456,789 never ended
 
 # Between two JSON tokens: nothing, one space, or one line break with its indentation. Without a bound a small model
 # can loop on whitespace until max_tokens; with none at all, "[\n" - how Qwen opens a list of boxes - is forbidden,
@@ -39,13 +40,18 @@ JSON_OPTIONS = {
     "lenient": False,  # a keyword that is not enforced is an error, not a surprise
 }
 
-# What is left after a phrase of the library's message: what the caller can do.
+# When the library's reason contains the phrase, this is what the caller can do.
 WAYS_OUT = (
-    ("retrieving it failed", 'remote $ref is never fetched; put the definition under "$defs" and refer to it there'),
+    ("retrieving it failed", 'nothing is ever fetched; put the definition under "$defs" and refer to it there'),
     ("Unimplemented keys", "remove them and check the answer yourself"),
-    ("oneOf", "use anyOf, or options that can be told apart by a required const property"),
+    ("oneOf", "use anyOf, or options told apart by a required const property"),
     ("look-", "write the pattern without look-around"),
     ("Unknown format", "remove it or use pattern"),
+    ("too big", "use a smaller schema"),
+    ("too large", "use a smaller schema"),
+    ("Too many", "use a simpler schema"),
+    ("fuel", "use a simpler schema"),
+    ("NoExtension", "no JSON value satisfies it"),
 )
 
 
@@ -71,12 +77,12 @@ class GrammarCompiler:
             step_max_items=50_000,
             max_items_in_row=2000,
             max_lexer_states=50_000,  # 1-2 kB each
-            max_grammar_size=200_000,
+            max_grammar_size=20_000,  # an object of 1,000 optional properties has 8,000
             verbose_errors=False,
         )
 
     def compile(self, grammar: Grammar) -> Constraint:
-        """A fresh constraint at the beginning of an answer; 1 ms for a usual schema, under 2 s for a hostile one.
+        """A fresh constraint at the beginning of an answer; 1 ms for a usual schema, about 2 s for a hostile one.
 
         Properties come in the order of the schema. Any thread may call this, and others run meanwhile.
         Raises InvalidSchema for a schema that is not valid, not supported, too large or that nothing can satisfy.
@@ -127,34 +133,43 @@ class Constraint:
 
 def _check(schema: str) -> None:
     """Raise InvalidSchema for what must be refused before the library sees it."""
-    size = len(schema.encode("utf-8", "surrogatepass"))
-    if size > MAX_SCHEMA_BYTES:
-        raise InvalidSchema(f"the schema has {size} bytes, the limit is {MAX_SCHEMA_BYTES}; use a smaller one")
     try:
-        root = json.loads(schema, parse_float=Decimal, parse_int=Decimal)
+        size = len(schema.encode())
+        root = json.loads(schema, parse_float=Decimal, parse_int=Decimal) if size <= MAX_SCHEMA_BYTES else None
     except RecursionError:
         raise InvalidSchema(f"the schema is nested over {MAX_DEPTH} levels deep; flatten it or use $ref") from None
+    except UnicodeEncodeError:
+        raise InvalidSchema("the schema has half of a surrogate pair; send valid Unicode") from None
     except ValueError as error:
         raise InvalidSchema(f"the schema is not valid JSON: {error}") from None
+    if size > MAX_SCHEMA_BYTES:
+        raise InvalidSchema(f"the schema has {size} bytes, the limit is {MAX_SCHEMA_BYTES}; use a smaller one")
     if not isinstance(root, dict):
         raise InvalidSchema(f"the schema is {_short(schema)!r}; it must be a JSON object such as {ANY_OBJECT}")
     if "x-guidance" in root:
         raise InvalidSchema('the schema has "x-guidance", which this server sets itself; remove it')
-    divisors: list[int] = []
+    _check_costs(root)
+
+
+def _check_costs(root: dict[str, object]) -> None:
+    """Raise InvalidSchema for a schema that would take seconds to compile."""
+    patterns, divisor = 0, 1
     for depth, value in _values(root):
         if depth > MAX_DEPTH:
             raise InvalidSchema(f"the schema is nested over {MAX_DEPTH} levels deep; flatten it or use $ref")
         if isinstance(value, dict):
-            if len(value) > MAX_PROPERTIES:
-                raise InvalidSchema(f"the schema has {len(value)} keys in one object, the limit is {MAX_PROPERTIES}")
-            divisors += _divisor(value.get("multipleOf"))
-    # Values that meet in one number multiply up to their least common multiple; assume that all of them do.
-    cost = math.lcm(*divisors) * len(divisors)
-    if cost > MAX_DIVISOR_COST:
-        raise InvalidSchema(
-            f"the schema's {len(divisors)} multipleOf values cost {cost} (least common multiple of their digits times "
-            f"their number), the limit is {MAX_DIVISOR_COST}; use fewer or rounder ones"
-        )
+            if len(value) > MAX_KEYS:
+                raise InvalidSchema(f"the schema has {len(value)} keys in one object, the limit is {MAX_KEYS}")
+            properties = value.get("patternProperties")
+            patterns += len(properties) if isinstance(properties, dict) else 0
+            divisor = math.lcm(divisor, _states(value.get("multipleOf")))
+        if patterns > MAX_PATTERNS:
+            raise InvalidSchema(f"the schema has more than {MAX_PATTERNS} patternProperties; use properties")
+        if divisor > MAX_DIVISOR:  # divisors that meet in one number combine; assume that all of them do
+            raise InvalidSchema(
+                f"the digits of the multipleOf values have the least common multiple {divisor}, the limit is "
+                f"{MAX_DIVISOR}; use fewer or rounder ones"
+            )
 
 
 def _values(root: object) -> Iterator[tuple[int, object]]:
@@ -167,22 +182,25 @@ def _values(root: object) -> Iterator[tuple[int, object]]:
             stack += [(depth + 1, inner) for inner in (value.values() if isinstance(value, dict) else value)]
 
 
-def _divisor(value: object) -> list[int]:
-    """The significant digits of a multipleOf as a whole number (0.25 is 25), which is what it costs; [] if none."""
+def _states(value: object) -> int:
+    """What a multipleOf costs: its digits as a whole number (0.25 is 25), but 1 for powers of ten and for no number."""
     if not isinstance(value, Decimal) or not value.is_finite() or not value:
-        return []
-    digits = "".join(map(str, value.as_tuple().digits))
-    exponent = int(value.as_tuple().exponent)
-    return [int(digits + "0" * min(exponent, 20))]
+        return 1
+    written = "".join(map(str, value.as_tuple().digits))
+    digits = written.rstrip("0")
+    zeros = int(value.as_tuple().exponent) + len(written) - len(digits)
+    return 1 if digits == "1" else int((digits + "0" * min(zeros, 20))[:20])  # 20 digits are far past the limit
 
 
 def _invalid(reason: str) -> InvalidSchema:
     """The error for a reason the library gives, with a way out where we know one."""
+    if reason.startswith("panic"):  # it catches its own; those we met were tables that overflowed
+        reason = "too large"
     way_out = next((way for phrase, way in WAYS_OUT if phrase in reason), None)
     return InvalidSchema(f"the schema cannot be used: {_short(reason)}" + (f"; {way_out}" if way_out else ""))
 
 
 def _short(text: str) -> str:
-    """One line of at most 200 characters."""
-    line = " ".join(text.replace("<non-verbose/>", "").split())
+    """One line of at most 200 characters, without the library's backtrace."""
+    line = " ".join(text.partition("<backtrace>")[0].replace("<non-verbose/>", "").split())
     return line if len(line) <= 200 else line[:200] + "..."

@@ -102,27 +102,29 @@ class Engine:
     def submit(self, prompt: Prompt, sampling: Sampling) -> Stream:
         """Queue a prompt and return its deltas. Closing the stream cancels the work and frees its blocks.
 
-        Raises Overloaded when too many wait already, ShuttingDown after `close`.
+        Raises Overloaded when too many wait already, ShuttingDown after `close`, InvalidRequest for a sampling that
+        this model's tokens do not allow.
         """
+        tokenizer, eos = self.model.tokenizer, self.model.config.generation.eos
+        request = _Request(
+            sequence=Answering(prompt),
+            sampling=sampling,
+            stream=Stream(on_close=lambda: self._inbox.put(None)),
+            sampler=Sampler(sampling, prompt.token_ids, tokenizer.size, eos),
+            text=TextStream(tokenizer.token_bytes, sampling.stop),
+            submitted=_now(),
+        )
         most = self._settings.max_running + self._settings.max_waiting
         with self._lock:
             if self._stopping:
                 raise ShuttingDown("the server is shutting down; send the request to another one or try again later")
             if self._open >= most:
-                raise Overloaded(f"{self._open} requests are running or waiting, the limit is {most}; try again shortly")
+                raise Overloaded(
+                    f"{self._open} requests are running or waiting, the limit is {most}; try again shortly"
+                )
             self._open += 1
-        stream = Stream(on_close=lambda: self._inbox.put(None))
-        tokenizer = self.model.tokenizer
-        request = _Request(
-            sequence=Answering(prompt),
-            sampling=sampling,
-            stream=stream,
-            sampler=Sampler(sampling, prompt.token_ids, tokenizer.size),
-            text=TextStream(tokenizer.token_bytes, sampling.stop),
-            submitted=_now(),
-        )
         self._inbox.put(request)
-        return stream
+        return request.stream
 
     def close(self) -> None:
         """Stop computing; unfinished answers end with ShuttingDown."""
@@ -193,7 +195,7 @@ class Engine:
                 row += 1
 
     def _part(self, item: Work) -> tuple[Work, _Request, Slice] | None:
-        """The arrays of one sequence's share; None when its picture could not be encoded, which ends that request only."""
+        """The arrays of one sequence's share; None when its picture could not be encoded: that ends it alone."""
         request = self._requests[item.sequence]
         request.admitted = request.admitted or _now()
         try:
@@ -219,7 +221,12 @@ class Engine:
                     request.features.pop(place.digest, None)
         logits = [item.count - 1] if item.is_last else []
         return Slice(
-            sequence.ids(start, end), sequence.positions(start, end), start, sequence.blocks, visual=visual, logits=logits
+            sequence.ids(start, end),
+            sequence.positions(start, end),
+            start,
+            sequence.blocks,
+            visual=visual,
+            logits=logits,
         )
 
     def _encode(self, place: Visual, request: _Request) -> Features:
@@ -257,7 +264,9 @@ class Engine:
                 finish = "stop"
             elif len(request.sequence.tokens) >= min(sampling.max_tokens, prompt.max_new):
                 finish = "length"
-        logprobs = (self._logprob(choice),) if choice.logprob is not None and not (finish == "stop" and not text) else ()
+        logprobs = (
+            (self._logprob(choice),) if choice.logprob is not None and not (finish == "stop" and not text) else ()
+        )
         delta = Delta(text, (choice.token,), logprobs)
         if finish:
             usage = self._usage(request)

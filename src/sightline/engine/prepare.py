@@ -59,7 +59,7 @@ class Preparer:
         size = sum(len(part.text) for part in parts if not isinstance(part, Image | Video))
         if size > self._max_context * _LONGEST_TOKEN:
             raise PromptTooLong(
-                f"the text has {size} characters, more than a context of {self._max_context} tokens can hold; shorten it",
+                f"the text has {size} characters, more than {self._max_context} tokens of context can hold; shorten it",
                 param="messages",
             )
         return images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ Ids = NDArray[np.intp]
 
 # Below this a float32 division by the temperature can overflow, and only the best token would ever win: greedy.
 LEAST_TEMPERATURE = 1e-5
+
+BLOCK = 1024  # weights summed at a time when drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,8 @@ class Sampler:
     a seeded request repeats whatever else is in the batch. Keep it when a sequence is preempted. One thread.
 
     Measured with 151,669 tokens on one core, microseconds per token: greedy 25, Qwen's temperature 0.7 / top_p 0.8 /
-    top_k 20 250, temperature alone 900, top_p alone 450; a grammar mask adds 60-170, penalties 20, log-probabilities
-    450.
+    top_k 20 230, temperature alone 270, top_p alone 550 (25,000 when all tokens are about equally likely); on top a
+    grammar mask 10-250, penalties 60, the log-probability 170, with rivals 360.
     """
 
     def __init__(self, sampling: Sampling, prompt_ids: NDArray[np.integer[Any]], vocab: int, stop_ids: Sequence[int]):
@@ -126,10 +129,7 @@ class Sampler:
             weights = _nucleus(weights, sampling.top_p)
         if sampling.min_p > 0:
             weights[weights < sampling.min_p] = 0
-        cumulative = np.cumsum(weights, dtype=np.float64)
-        total = cumulative[-1]
-        point = min(self._random.random() * total, np.nextafter(total, 0))  # the product may round up to the total
-        pick = int(np.searchsorted(cumulative, point, side="right"))
+        pick = _pick(weights, self._random.random())
         return pick if kept is None else int(kept[pick])
 
 
@@ -158,10 +158,23 @@ def _nucleus(weights: Floats, top_p: float) -> Floats:
     return inside
 
 
+def _pick(weights: Floats, uniform: float) -> int:
+    """The index at which the running sum of `weights` passes the `uniform` part (0 <= uniform < 1) of the whole.
+
+    By blocks first: a running sum over all 151,669 in float64 takes 1-2 ms, this 0.1 ms.
+    """
+    blocks = np.cumsum(np.add.reduceat(weights, np.arange(0, weights.size, BLOCK), dtype=np.float64))
+    point = min(uniform * blocks[-1], np.nextafter(blocks[-1], 0))  # the product may round up to the whole
+    block = int(np.searchsorted(blocks, point, side="right"))
+    inner = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
+    rest = min(point - (blocks[block - 1] if block else 0.0), np.nextafter(inner[-1], 0))
+    return block * BLOCK + int(np.searchsorted(inner, rest, side="right"))
+
+
 def _with_logprobs(raw: Floats, token: int, top: int) -> Choice:
     """`token` with its log-probability and the `top` best of all tokens, by the model's own logits."""
-    logits = raw.astype(np.float64)
-    highest = logits.max()
-    norm = highest + np.log(np.exp(logits - highest).sum())
+    highest = raw.max()
+    # Summed in float64; taking float32 exponentials costs 1e-7 at most and saves 1 ms.
+    norm = float(highest) + math.log(np.exp(raw - highest).sum(dtype=np.float64))
     best = _best(raw, top) if top else ()
-    return Choice(token, float(logits[token] - norm), tuple((int(i), float(logits[i] - norm)) for i in best))
+    return Choice(token, float(raw[token]) - norm, tuple((int(i), float(raw[i]) - norm) for i in best))

@@ -146,7 +146,9 @@ class Scheduler:
         """
         begun = {key for s in self.running for key in s.keys[s.published :]}
         for sequence in self.waiting:
-            usable = sequence.keys[: (sequence.length - 1) // BLOCK]  # the last token is always computed: its logits are wanted
+            usable = sequence.keys[
+                : (sequence.length - 1) // BLOCK
+            ]  # the last token is always computed: its logits are wanted
             hits = self.cache.count_cached(usable)
             if hits < len(usable) and usable[hits] in begun:
                 continue

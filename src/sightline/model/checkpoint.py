@@ -87,7 +87,9 @@ class Checkpoint:
                 f"{found.file}: tensor {name!r} has shape {list(found.shape)}, config.json asks for {list(shape)}"
             )
         if found.dtype not in ("BF16", "F16", "F32"):
-            raise CheckpointError(f"{found.file}: tensor {name!r} is {found.dtype}; stored weights must be BF16, F16 or F32")
+            raise CheckpointError(
+                f"{found.file}: tensor {name!r} is {found.dtype}; stored weights must be BF16, F16 or F32"
+            )
         return found
 
     def digest(self) -> str:
@@ -138,7 +140,9 @@ def read_safetensors(path: Path) -> tuple[Array, dict[str, Tensor]]:
         raise CheckpointError(f"{path}: cannot be opened ({error.strerror})") from None
     header = _header(path, mapped)
     start = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
-    tensors = {name: _tensor(path, mapped[start:], name, entry) for name, entry in header.items() if name != "__metadata__"}
+    tensors = {
+        name: _tensor(path, mapped[start:], name, entry) for name, entry in header.items() if name != "__metadata__"
+    }
     return mapped, tensors
 
 
@@ -167,7 +171,7 @@ def _tensor(path: Path, body: Array, name: str, entry: Any) -> Tensor:
         raise CheckpointError(f"{path}: the header entry of {name!r} is malformed; the file is damaged") from None
     if dtype.startswith("F8"):
         raise CheckpointError(
-            f"{path}: tensor {name!r} is {dtype}; FP8 checkpoints are not served here, use the BF16 one of the same model"
+            f"{path}: tensor {name!r} is {dtype}; FP8 checkpoints are not served here, use the BF16 one"
         )
     if dtype not in _DTYPES:
         raise CheckpointError(f"{path}: tensor {name!r} has type {dtype}; known are {', '.join(_DTYPES)}")

@@ -110,9 +110,7 @@ class ModelConfig:
         main = _Section.read(folder / "config.json")
         kind = main.get("model_type")
         if kind not in _KINDS:
-            raise CheckpointError(
-                f"{main.where}: model_type is {kind!r}; Sightline serves qwen3_vl and qwen3_vl_moe (Qwen3-VL checkpoints)"
-            )
+            raise CheckpointError(f"{main.where}: model_type is {kind!r}; Sightline serves qwen3_vl and qwen3_vl_moe")
         text = _text(main.section("text_config"), moe=_KINDS[str(kind)])
         vision = _vision(main.section("vision_config"))
         if vision.out_hidden != text.hidden:
@@ -231,7 +229,9 @@ def _vision(v: _Section) -> VisionConfig:
         channels=v.integer("in_channels", 3, least=1),
     )
     if config.hidden % config.heads or config.head_dim % 4:
-        raise CheckpointError(f"{v.where}: hidden_size {config.hidden} over {config.heads} heads must be a multiple of 4")
+        raise CheckpointError(
+            f"{v.where}: hidden_size {config.hidden} over {config.heads} heads must be a multiple of 4"
+        )
     return config
 
 

@@ -377,7 +377,7 @@ class _Wire:
                 yield response
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
             raise DownloadError(f"{self._hub.host} leads nowhere ({error}); check --endpoint") from None
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise _TryAgain(str(error) or type(error).__name__) from None
 
     def _refused(self, response: httpx2.Response, what: str) -> None:

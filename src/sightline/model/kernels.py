@@ -1,4 +1,4 @@
-"""Which arithmetic each precision uses on this CPU, and proof at load that the plugin really does. Knows no requests."""
+"""Which arithmetic each precision uses on this CPU, and proof that the plugin really does. Knows no requests."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class LanguageModel:
         }
 
     def _paste(self, slices: Sequence[Slice], begins: I32, hidden: F32) -> tuple[F32, I32]:
-        """Put picture features into `hidden`; return the deepstack table [levels, n, hidden] and each row's entry in it.
+        """Put picture features into `hidden`; return the deepstack table [levels, n, hidden] and each row's index.
 
         Row entry 0 means: add nothing; 1 + i: add feature i.
         """
@@ -267,7 +267,7 @@ def _mlp(x: g.Node, layer: int, text: TextConfig, weights: Weights) -> tuple[g.N
 
 
 def _deepstack(deep: g.Node, deep_row: g.Node, level: int, hidden: int) -> g.Node:
-    """Each token's addition at this level: [T, hidden]; a zero row stands before the features for those that have none."""
+    """Each token's addition at this level: [T, hidden]; a zero row stands before the features."""
     features = op.squeeze(op.slice(deep, g.i64(level), g.i64(level + 1), g.i64(1), g.i64(0)), g.i64(0))
     table = op.concat([g.f32(np.zeros((1, hidden))), features], 0)
     return op.gather(table, deep_row, op.constant(np.int32(0)))

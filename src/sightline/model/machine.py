@@ -25,11 +25,17 @@ FEATURES = (
 _INT8_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 _BF16_PRODUCTS = {"avx512_bf16", "amx_bf16", "bf16"}
 
-RUNTIME_BYTES = 256 << 20  # Python, OpenVINO and the server before any model: 115 MiB measured, doubled for its buffers
+# Python, OpenVINO and the server before any model 115 MiB, and what the first long step adds once 220 MiB; rounded up.
+RUNTIME_BYTES = 384 << 20
 MAX_PATCHES = 120 * 120  # a picture of 1920 x 1920 pixels, the largest the server lets through by default
 STEP_TOKENS = 1024
 _INT4_GROUPS = (128, 64, 32)
-_MEASURED_BYTES = 256 << 20
+# Measured on the 2B shape with OpenVINO 2026.4.1: the plugin keeps stored vision weights once as float32 and, after a
+# second picture size, once more as they are (2.4 GB for 0.8 GB of bf16); the language model's stay 2 bytes each.
+_EXACT_VISION_BYTES = 6
+# Also measured there, as multiples of the widest row: 103 KB for each patch, 220 KB for each token of a step.
+_VISION_ROWS, _TEXT_ROWS = 2, 4
+MEASURED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +105,25 @@ def read_machine(root: Path = Path("/"), affinity: set[int] | None = None) -> Ma
 def memory_need(config: ModelConfig, precision: Precision, context: int, patches: int = MAX_PATCHES) -> MemoryNeed:
     """What `config` needs at `precision` with `context` tokens of KV cache and pictures of `patches` 16-pixel patches.
 
-    weights: every parameter once. exact: 2 bytes each, as stored. int8: 1 byte and a 2-byte scale per row. int4: in the
-    language layers half a byte and a 2-byte scale per group of 128, elsewhere as int8. Norms, biases, tables, routers
-    and the patch embedding: 4 bytes. The embedding table counts in full, though only rows in use stay resident.
+    weights: every parameter once. exact: 2 bytes each, as stored, but 6 in the vision tower. int8: 1 byte and a 2-byte
+    scale per row. int4: in the language layers half a byte and a 2-byte scale per group of 128, elsewhere as int8.
+    Norms, biases, position tables, routers and the patch embedding: 4 bytes always. The embedding table counts in full,
+    though only rows in use stay resident.
     kv: keys and values, float32 for exact, 16 bits otherwise.
-    activations: the widest point of a vision block and of a step of 1024 tokens in float32, and the picture's features.
+    activations: in float32, the widest rows of a vision block and of a step of 1024 tokens, times what was measured,
+    and the picture's features.
     """
     text, vision = config.text, config.vision
     weights = sum(m.count * m.nbytes(precision) for m in _matrices(config))
-    weights += small_parameters(config) * (2 if precision == "exact" else 4)
+    weights += 4 * small_parameters(config)
     kv = 2 * text.layers * text.kv_heads * text.head_dim * context * (4 if precision == "exact" else 2)
     vision_row = vision.patch_values + 2 * vision.hidden + max(4 * vision.hidden, 2 * vision.intermediate)
     features = patches // vision.merge**2 * vision.out_hidden * (1 + len(vision.deepstack))
     inner = max(text.intermediate if config.text.experts == 0 else 0, text.experts_per_token * text.expert_intermediate)
     text_row = 2 * text.hidden + max((text.heads + 2 * text.kv_heads) * text.head_dim, 2 * inner)
-    activations = 4 * (patches * vision_row + features + STEP_TOKENS * text_row + text.vocab)
+    activations = 4 * (
+        _VISION_ROWS * patches * vision_row + features + _TEXT_ROWS * STEP_TOKENS * text_row + text.vocab
+    )
     return MemoryNeed(weights, kv, activations)
 
 
@@ -144,9 +154,9 @@ def measure_read(threads: int) -> float:
     """Memory read speed in GB/s: the best of four sums over 256 MiB, `threads` at once. Takes under a second."""
     import numpy as np
 
-    parts = np.array_split(np.ones(_MEASURED_BYTES // 8, np.int64), threads)
+    parts = np.array_split(np.ones(MEASURED_BYTES // 8, np.int64), threads)
     with ThreadPoolExecutor(threads) as pool:
-        return _MEASURED_BYTES / _best_time(4, lambda: list(pool.map(np.sum, parts))) / 1e9
+        return MEASURED_BYTES / _best_time(4, lambda: list(pool.map(np.sum, parts))) / 1e9
 
 
 def measure_product() -> float:
@@ -170,7 +180,7 @@ class _Matrix:
     def nbytes(self, precision: Precision) -> int:
         """Bytes of one of them."""
         if precision == "exact":
-            return 2 * self.rows * self.width
+            return (_EXACT_VISION_BYTES if self.part == "vision" else 2) * self.rows * self.width
         if precision == "int4" and self.part in ("layer", "expert"):
             group = next((g for g in _INT4_GROUPS if self.width % g == 0), None)
             if group:

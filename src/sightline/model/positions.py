@@ -40,19 +40,20 @@ def merge_order(h: int, w: int, merge: int = 2) -> tuple[I32, I32]:
 
 
 def position_embedding(table: F32, h: int, w: int, merge: int = 2) -> F32:
-    """Bilinear lookup (corners aligned) of a [side*side, hidden] table for an h x w frame: [h*w, hidden], block order."""
+    """Bilinear lookup, corners aligned, of a [side*side, hidden] table: [h*w, hidden] of one frame, in block order."""
     side = round(len(table) ** 0.5)
     rows, cols = merge_order(h, w, merge)
     y0, y1, fy = _source(h, side)
     x0, x1, fx = _source(w, side)
     upper, lower, down = y0[rows] * side, y1[rows] * side, fy[rows][:, None]
     left, right, along = x0[cols], x1[cols], fx[cols][:, None]
-    return (
+    mixed: F32 = (
         table[upper + left] * ((1 - down) * (1 - along))
         + table[upper + right] * ((1 - down) * along)
         + table[lower + left] * (down * (1 - along))
         + table[lower + right] * (down * along)
     )
+    return mixed
 
 
 def _source(count: int, side: int) -> tuple[I32, I32, F32]:

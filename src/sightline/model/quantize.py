@@ -196,8 +196,9 @@ def int4(values: F32, group: int) -> tuple[NDArray[np.uint8], NDArray[np.float16
     scale = top / np.float32(-8)
     scale = np.where(np.abs(scale) < _TINY, _TINY, scale).astype(np.float16)
     levels = np.rint(grouped / scale.astype(np.float32))
-    levels = np.clip(levels, -8, 7, out=levels).astype(np.int8).view(np.uint8) & 15
-    return levels[..., 0::2] | (levels[..., 1::2] << 4), scale
+    halves = np.clip(levels, -8, 7, out=levels).astype(np.int8).view(np.uint8) & np.uint8(15)
+    packed: NDArray[np.uint8] = halves[..., 0::2] | (halves[..., 1::2] << np.uint8(4))
+    return packed, scale
 
 
 def _is_complete(path: Path, plans: list[Plan]) -> bool:

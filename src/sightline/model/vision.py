@@ -61,7 +61,7 @@ def patch_rows(pixels: NDArray[np.uint8], vision: VisionConfig, config: PixelCon
 
 @lru_cache(maxsize=4)
 def _normalised_levels(config: PixelConfig) -> tuple[F32, ...]:
-    """Per channel, what each of the 256 byte values becomes: (x/255 - mean) / std, rescaled in float64 like the reference."""
+    """Per channel, what each byte value becomes: (x/255 - mean) / std, rescaled in float64 as the reference does."""
     unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
     pairs = zip(config.mean, config.std, strict=True)
     return tuple((unit - np.float32(mean)) / np.float32(std) for mean, std in pairs)
@@ -80,7 +80,8 @@ class VisionTower:
 
     def encode(self, pixels: NDArray[np.uint8], cancelled: Callable[[], bool] | None = None) -> Features:
         """Features of pixels [frames, H, W, 3]. Raises kernels.Cancelled when `cancelled` turned true meanwhile."""
-        grid = grid_of(*pixels.shape[:3], self.config)
+        frames, height, width, _ = pixels.shape
+        grid = grid_of(frames, height, width, self.config)
         cos, sin = vision_rotary(grid.h, grid.w, self.config.head_dim, self.config.merge)
         inputs = {
             "patches": patch_rows(pixels, self.config, self._pixels).reshape(grid.t, grid.h * grid.w, -1),

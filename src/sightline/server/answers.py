@@ -36,7 +36,7 @@ async def open_answers(
 
 
 async def close_answers(answers: Sequence[Answer]) -> None:
-    """Cancel what still runs; returns once nothing does."""
+    """Cancel what still runs."""
     for answer in answers:
         await answer.aclose()
 

@@ -106,7 +106,7 @@ class Service:
         asked = wire.parse_chat(wire.read_json(await json_body(request, limit)))
         self._check_model(asked.model)
         samplings = openai.samplings(asked, self.backend.defaults)
-        conversation = openai.conversation(asked, self.settings.max_images)
+        conversation = openai.conversation(asked)
         request.state.pictures = openai.picture_bytes(conversation)
         request_id: str = request.state.request_id
         opening = open_answers(self.backend, conversation, samplings, request_id)
@@ -201,7 +201,7 @@ def _from_framework(request: Request, error: HTTPException) -> SightlineError:
     if error.status_code == 404:
         return NotFound(f"{where} is not an address of this server; see /v1/models and /v1/chat/completions")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("allow", "another method")
+        allowed = (error.headers or {}).get("Allow", "another method")
         return MethodNotAllowed(f"{where} is not possible; use {allowed}")
     return InternalError(str(error.status_code))
 

@@ -7,6 +7,7 @@ import time
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,7 +44,7 @@ class Edge:
 
         try:
             await self.app(scope, receive, tagged)
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             status = CLIENT_GONE
         except Exception as error:
             log.exception("a request failed", request_id=request_id)

@@ -41,29 +41,17 @@ TOOL_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 # ---- a request becomes a conversation and its sampling
 
 
-def conversation(request: wire.ChatRequest, max_images: int) -> Conversation:
-    """The messages as our values, pictures decoded from base64 but not yet from JPEG. `max_images` counts them all.
+def conversation(request: wire.ChatRequest) -> Conversation:
+    """The messages as our values, pictures decoded from base64 but not yet from JPEG.
 
     Raises InvalidRequest, InvalidImage or RemoteMediaDisabled naming the message.
     """
-    _limit_images(request.messages, max_images)
     messages = tuple(_message(message, index, request) for index, message in enumerate(request.messages))
     _check_order(messages, request.messages)
     tools = request.tools if request.tools and request.tool_choice != "none" else ()
     if tools and request.stream:
         raise UnsupportedField("'tools' with 'stream' is not supported yet; send \"stream\": false", param="tools")
     return Conversation(messages, tuple(json.dumps(tool, ensure_ascii=False) for tool in tools))
-
-
-def _limit_images(messages: Sequence[wire.ChatMessage], limit: int) -> None:
-    parts = [part for message in messages if isinstance(message.content, tuple) for part in message.content]
-    count = sum(not isinstance(part, wire.TextPart) for part in parts)
-    if count > limit:
-        raise InvalidRequest(
-            f"the request has {count} images, the limit is {limit}; send fewer, or several requests",
-            param="messages",
-            code="too_many_images",
-        )
 
 
 def _message(message: wire.ChatMessage, index: int, request: wire.ChatRequest) -> Message:

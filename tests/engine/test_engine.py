@@ -1,0 +1,275 @@
+"""The engine on the demo model: batching, reuse, preemption and cancellation change cost, never answers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import SAMPLES
+from PIL import Image as Pillow
+
+from sightline.engine.engine import Engine, EngineStats
+from sightline.engine.prepare import Preparer
+from sightline.engine.stream import Stream
+from sightline.errors import InternalError, InvalidRequest, Overloaded, PromptTooLong, ShuttingDown
+from sightline.media.sandbox import ImageWorkers
+from sightline.model.load import Model
+from sightline.settings import EngineSettings, MediaSettings
+from sightline.types import Conversation, Delta, Grammar, Image, Message, Sampling, Text, Usage
+
+GREEDY = Sampling(temperature=0, max_tokens=200)
+
+
+class House:
+    """An engine and its preparer; `ask` gives the whole answer."""
+
+    def __init__(self, model: Model, workers: ImageWorkers, **settings: int):
+        self.model = model
+        self.engine = Engine(model, EngineSettings(**{"max_running": 8, **settings}))
+        self._preparer = Preparer(model, workers, MediaSettings(), self.engine.max_context)
+
+    async def start(self, *parts: str | bytes, sampling: Sampling = GREEDY, history: Sequence[Message] = ()) -> Stream:
+        turn = Message("user", tuple(Text(p) if isinstance(p, str) else Image(p) for p in parts))
+        prompt = await self._preparer.prepare(Conversation((*history, turn)), sampling)
+        return self.engine.submit(prompt, sampling)
+
+    async def ask(
+        self, *parts: str | bytes, sampling: Sampling = GREEDY, history: Sequence[Message] = ()
+    ) -> tuple[str, Usage]:
+        return whole([delta async for delta in await self.start(*parts, sampling=sampling, history=history)])
+
+    async def rest(self) -> EngineStats:
+        """The books once the engine has nothing to do."""
+        while self.engine.stats.running or self.engine.stats.waiting:
+            await asyncio.sleep(0.01)
+        self.engine.close()
+        return self.engine.stats
+
+
+def whole(deltas: Sequence[Delta]) -> tuple[str, Usage]:
+    assert deltas[-1].finish
+    assert deltas[-1].usage
+    return "".join(delta.text for delta in deltas), deltas[-1].usage
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[ImageWorkers]:
+    pool = ImageWorkers(MediaSettings(workers=1))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def house(demo_model: Model, workers: ImageWorkers) -> Iterator[House]:
+    demo_model.language.allocate(200)
+    built = House(demo_model, workers)
+    yield built
+    built.engine.close()
+    assert built.engine.stats.problem is None
+    assert built.engine.stats.kv_blocks_in_use == 0
+
+
+def picture(name: str) -> bytes:
+    return (SAMPLES / name).read_bytes()
+
+
+def noise(seed: int, height: int = 256, width: int = 320) -> bytes:
+    out = io.BytesIO()
+    Pillow.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.anyio
+async def test_the_demo_model_answers_as_it_does_in_transformers(house: House, samples: list[dict[str, str]]):
+    for sample in samples:
+        answer, _ = await house.ask(
+            picture(sample["image"]), sample["question"], sampling=replace(GREEDY, max_tokens=400)
+        )
+        assert answer == sample["model"], sample
+
+
+@pytest.mark.anyio
+async def test_a_request_gives_the_same_greedy_text_alone_and_among_seven_others(
+    house: House, samples: list[dict[str, str]]
+):
+    chosen = samples[::3][:8]
+    together = [await house.start(picture(s["image"]), s["question"]) for s in chosen]
+    texts = [whole([delta async for delta in stream])[0] for stream in together]
+    assert texts == [s["model"] for s in chosen]
+
+
+@pytest.mark.anyio
+async def test_the_same_picture_again_is_neither_encoded_nor_read_again(house: House):
+    _, first = await house.ask(picture("receipt_1.png"), "What is the total?")
+    _, second = await house.ask(picture("receipt_1.png"), "Which store is this?")
+    assert (first.encoded_images, second.encoded_images) == (1, 0)
+    assert (first.cached_tokens, second.cached_tokens) == (0, 64)
+
+
+@pytest.mark.anyio
+async def test_the_same_pixels_of_another_file_are_another_picture(house: House):
+    await house.ask(picture("receipt_1.png"), "What is the total?")
+    _, usage = await house.ask(picture("receipt_1.png") + b"\0", "What is the total?")
+    assert usage.encoded_images == 1
+    assert usage.cached_tokens == 0
+
+
+@pytest.mark.anyio
+async def test_a_second_turn_reuses_the_first_and_answers_as_if_it_had_not(house: House):
+    image, question = picture("receipt_1.png"), "What is the total?"
+    answer, _ = await house.ask(image, question)
+    history = (Message("user", (Image(image), Text(question))), Message("assistant", (Text(answer),)))
+    reused, warm = await house.ask("And the date?", history=history)
+    house.model.language.allocate(200)
+    fresh = House(house.model, house._preparer._workers)
+    again, cold = await fresh.ask("And the date?", history=history)
+    fresh.engine.close()
+    assert reused == again
+    assert warm.cached_tokens >= 96
+    assert cold.cached_tokens == 0
+
+
+@pytest.mark.anyio
+async def test_when_blocks_run_out_somebody_waits_and_every_answer_is_still_right(
+    demo_model: Model, workers: ImageWorkers, samples: list[dict[str, str]]
+):
+    demo_model.language.allocate(1 + 10)
+    house = House(demo_model, workers)
+    long = [s for s in samples if len(s["model"]) > 60][:3]
+    streams = [
+        await house.start(picture(s["image"]), s["question"], sampling=replace(GREEDY, max_tokens=200)) for s in long
+    ]
+    texts = [whole([delta async for delta in stream])[0] for stream in streams]
+    stats = await house.rest()
+    assert texts == [s["model"] for s in long]
+    assert stats.preemptions > 0
+    assert stats.kv_blocks_in_use == 0
+
+
+@pytest.mark.anyio
+async def test_closing_a_stream_frees_everything_and_disturbs_nobody(house: House):
+    other = await house.start(picture("receipt_1.png"), "What is the total?")
+    stream = await house.start(noise(1), "Describe", sampling=replace(GREEDY, max_tokens=2000, ignore_eos=True))
+    await anext(stream)
+    stream.close()
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    text, _ = whole([delta async for delta in other])
+    assert text == "39.63"
+    stats = await house.rest()
+    assert stats.kv_blocks_in_use == 0
+    assert stats.running == 0
+    assert stats.problem is None
+
+
+@pytest.mark.anyio
+async def test_a_seeded_request_repeats_whatever_else_is_in_the_batch(house: House):
+    sampling = Sampling(temperature=1.3, seed=11, max_tokens=30, ignore_eos=True)
+    alone, _ = await house.ask("Tell me", sampling=sampling)
+    crowd = [
+        await house.start(noise(i), "Describe", sampling=replace(sampling, seed=i, max_tokens=40)) for i in range(4)
+    ]
+    among, _ = await house.ask("Tell me", sampling=sampling)
+    for stream in crowd:
+        stream.close()
+    assert among == alone
+    assert (await house.ask("Tell me", sampling=replace(sampling, seed=12)))[0] != alone
+
+
+@pytest.mark.anyio
+async def test_an_answer_ends_at_max_tokens_and_says_so(house: House):
+    stream = await house.start(picture("receipt_1.png"), "What is the total?", sampling=replace(GREEDY, max_tokens=2))
+    deltas = [delta async for delta in stream]
+    assert deltas[-1].finish == "length"
+    assert whole(deltas)[1].completion_tokens == 2
+
+
+@pytest.mark.anyio
+async def test_an_answer_ends_before_its_stop_string(house: House):
+    text, _ = await house.ask(picture("receipt_1.png"), "What is the total?", sampling=replace(GREEDY, stop=(".6",)))
+    assert text == "39"
+
+
+@pytest.mark.anyio
+async def test_log_probabilities_come_with_every_token_when_asked_for(house: House):
+    stream = await house.start(
+        picture("receipt_1.png"), "What is the total?", sampling=replace(GREEDY, top_logprobs=3)
+    )
+    found = [entry for delta in [d async for d in stream] for entry in delta.logprobs]
+    assert "".join(entry.token for entry in found) == "39.63"
+    assert all(entry.logprob <= 0 and len(entry.top) == 3 and entry.top[0][2] == entry.logprob for entry in found)
+
+
+@pytest.mark.anyio
+async def test_a_json_schema_shapes_the_answer(house: House):
+    schema = '{"type":"object","properties":{"total":{"type":"number"}},"required":["total"],"additionalProperties":false}'
+    text, _ = await house.ask(
+        picture("receipt_1.png"), "What is the total?", sampling=replace(GREEDY, grammar=Grammar(schema))
+    )
+    assert set(json.loads(text)) == {"total"}
+
+
+@pytest.mark.anyio
+async def test_a_prompt_beyond_the_context_is_refused_with_the_counts(house: House):
+    with pytest.raises(PromptTooLong, match="the context holds 4096"):
+        await house.ask("word " * 5000)
+
+
+@pytest.mark.anyio
+async def test_more_pictures_than_allowed_are_refused_before_any_is_decoded(house: House):
+    with pytest.raises(InvalidRequest, match="65 images, the limit is 64"):
+        await house.ask(*[b"not a picture"] * 65)
+
+
+@pytest.mark.anyio
+async def test_a_full_queue_refuses_with_the_limit(demo_model: Model, workers: ImageWorkers):
+    demo_model.language.allocate(200)
+    house = House(demo_model, workers, max_running=1, max_waiting=1)
+    endless = replace(GREEDY, max_tokens=3000, ignore_eos=True)
+    streams = [await house.start(f"say {i}", sampling=endless) for i in range(2)]
+    with pytest.raises(Overloaded, match="2 requests are running or waiting, the limit is 2"):
+        await house.start("one more")
+    for stream in streams:
+        stream.close()
+    await house.rest()
+
+
+@pytest.mark.anyio
+async def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as broken:
+        broken.setattr(house.model.vision, "encode", lambda *_: 1 / 0)
+        with pytest.raises(InternalError):
+            await house.ask(noise(5), "Describe")
+    with monkeypatch.context() as broken:
+        broken.setattr(house.model.language, "step", lambda *_: 1 / 0)
+        with pytest.raises(InternalError):
+            await house.ask("hello")
+    text, _ = await house.ask(picture("receipt_1.png"), "What is the total?")
+    assert text == "39.63"
+
+
+@pytest.mark.anyio
+async def test_closing_the_engine_ends_running_answers_with_an_error(demo_model: Model, workers: ImageWorkers):
+    demo_model.language.allocate(200)
+    house = House(demo_model, workers)
+    stream = await house.start("hello", sampling=replace(GREEDY, max_tokens=3000, ignore_eos=True))
+    await anext(stream)
+    house.engine.close()
+    with pytest.raises(ShuttingDown):
+        while True:
+            await anext(stream)
+    with pytest.raises(ShuttingDown):
+        await house.start("hello")
+
+
+@pytest.mark.anyio
+async def test_a_stream_can_be_read_without_an_event_loop(house: House):
+    text, _ = whole(list(await house.start(picture("receipt_1.png"), "What is the total?")))
+    assert text == "39.63"

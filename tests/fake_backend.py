@@ -1,0 +1,104 @@
+"""A backend without a model, for tests: plays set deltas, waits and crashes, and remembers what was asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from sightline.backends import State
+from sightline.errors import ShuttingDown, SightlineError
+from sightline.types import Conversation, Delta, PictureInfo, Sampling, Usage
+
+USAGE = Usage(prompt_tokens=10, image_tokens=4, cached_tokens=3, completion_tokens=2, queue_ms=1, encoded_images=1)
+Step = Delta | BaseException | asyncio.Event  # an event is waited for
+
+
+def says(*texts: str) -> tuple[Delta, ...]:
+    """The deltas of an answer that finishes by itself."""
+    return (*(Delta(text) for text in texts), Delta(finish="stop", usage=USAGE))
+
+
+class FakeAnswer:
+    def __init__(self, steps: Sequence[Step], asked: Conversation, sampling: Sampling):
+        self.steps = list(steps)
+        self.asked = asked
+        self.sampling = sampling
+        self.pictures = (PictureInfo(original=(40, 60), resized=(32, 64), tokens=4),)
+        self.prompt_tokens = 10
+        self.closed = asyncio.Event()
+        self.cut = asyncio.Event()
+
+    def __aiter__(self) -> FakeAnswer:
+        return self
+
+    async def __anext__(self) -> Delta:
+        while self.steps:
+            step = self.steps.pop(0)
+            if isinstance(step, asyncio.Event):
+                await self._until(step)
+            elif isinstance(step, BaseException):
+                raise step
+            else:
+                return step
+        raise StopAsyncIteration
+
+    async def _until(self, event: asyncio.Event) -> None:
+        waits = [asyncio.create_task(each.wait()) for each in (event, self.cut)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self.cut.is_set():
+            raise ShuttingDown("stopped")
+
+    async def aclose(self) -> None:
+        self.closed.set()
+
+
+class FakeBackend:
+    """`steps` is what every answer does; `refusal` is raised instead of answering."""
+
+    def __init__(self, *steps: Step, refusal: Exception | None = None, hold: asyncio.Event | None = None):
+        self.steps = steps or says("Hel", "lo")
+        self.refusal = refusal
+        self.hold = hold  # `generate` waits for it
+        self.model_id = "sightline-demo"
+        self.aliases = ("Sightline/Demo-VL",)
+        self.created = 1_700_000_000
+        self.defaults = Sampling(temperature=0.3, top_k=20)
+        self.max_context: int | None = 4096
+        self.state: State = "ready"
+        self.detail = ""
+        self.progress = "reading"
+        self.failure: SightlineError | None = None
+        self.answers: list[FakeAnswer] = []
+        self.asking = asyncio.Event()  # `generate` was called
+        self.withdrawn = asyncio.Event()  # `generate` was cancelled
+        self.closings: list[float] = []
+
+    async def start(self) -> None:
+        pass
+
+    async def ready(self) -> None:
+        if self.failure:
+            raise self.failure
+
+    async def generate(self, conversation: Conversation, sampling: Sampling, *, request_id: str) -> FakeAnswer:
+        self.asking.set()
+        try:
+            if self.hold:
+                await self.hold.wait()
+        except asyncio.CancelledError:
+            self.withdrawn.set()
+            raise
+        if self.refusal:
+            raise self.refusal
+        answer = FakeAnswer(self.steps, conversation, sampling)
+        self.answers.append(answer)
+        return answer
+
+    async def close(self, drain_s: float) -> None:
+        self.closings.append(drain_s)
+        for answer in self.answers:
+            answer.cut.set()
