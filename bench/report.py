@@ -128,9 +128,14 @@ def show_card(console: Console, card: Mapping[str, object]) -> None:
         console.print(f"{name:>22}  {shown}", highlight=False)
 
 
+def figure(value: float) -> str:
+    """Three digits, or all digits before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def cell(values: list[float]) -> str:
     """Median (lowest-highest)."""
-    return f"{statistics.median(values):.4g} ({min(values):.4g}-{max(values):.4g})"
+    return f"{figure(statistics.median(values))} ({figure(min(values))}-{figure(max(values))})"
 
 
 def show_table(console: Console, results: Results) -> None:
@@ -141,15 +146,15 @@ def show_table(console: Console, results: Results) -> None:
         table.add_column(other)
         table.add_column("times")
     middle = medians(results)
-    for figure in FIGURES:
-        row = [figure.title]
+    for wanted in FIGURES:
+        row = [wanted.title]
         for name, rounds in results.items():
-            values = rounds.get(figure.key)
+            values = rounds.get(wanted.key)
             row.append(cell(values) if values else "-")
             if name == first:
                 continue
-            a, b = middle[first].get(figure.key), middle[name].get(figure.key)
-            row.append(f"{(a / b if figure.more_is_better else b / a):.2f}" if a and b else "-")
+            a, b = middle[first].get(wanted.key), middle[name].get(wanted.key)
+            row.append(f"{(a / b if wanted.more_is_better else b / a):.2f}" if a and b else "-")
         if any(shown != "-" for shown in row[1:]):
             table.add_row(*row)
     console.print(table)

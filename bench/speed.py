@@ -111,7 +111,7 @@ def measure(systems: list[Contender], given: argparse.Namespace, console: Consol
                 try:
                     measured.take(system.name, one_round(system, folder, given))
                     said = "measured"
-                except (RuntimeError, subprocess.TimeoutExpired) as failure:
+                except (OSError, RuntimeError, subprocess.TimeoutExpired) as failure:
                     measured.failures += 1
                     said = str(failure)
                 took = f"{time.monotonic() - started:.0f} s"
@@ -138,10 +138,15 @@ def options() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    given = options().parse_args()
+    parser = options()
+    given = parser.parse_args()
+    if (given.sightline or given.transformers) and not given.checkpoint:
+        parser.error("--sightline and --transformers need --checkpoint")
+    if given.genai and not given.genai_python:
+        parser.error("--genai needs --genai-python")
     systems = list(contenders(given))
     if not systems:
-        raise SystemExit("nothing to measure: give --sightline, --transformers, --genai or --server")
+        parser.error("nothing to measure: give --sightline, --transformers, --genai or --server")
     console = Console(stderr=True, width=200)
     card = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -31,7 +31,7 @@ LOOK_SHARE = 0.25  # of the time: the vision tower alone
 WARM_SHARE, FULL_SHARE = 0.015, 0.2  # the learning rate rises, stays, then falls linearly to LAST_FACTOR
 LAST_FACTOR = 0.02
 MUON_RATE, ADAM_RATE, HEADS_RATE = 0.009, 0.001, 0.003
-EMA_DECAY = 0.998
+EMA_DECAY = 0.99
 SAVE_EVERY_S, SHOW_EVERY_STEPS = 180, 20
 
 CANVASES = [(256, 320), (320, 256), (224, 320), (288, 288), (256, 256)]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 from sightline.backends import State
 from sightline.engine.engine import Engine, EngineStats
@@ -25,6 +28,9 @@ log = logging.getLogger(__name__)
 
 DEMO_ID = "sightline-demo"
 _TEMPERATURE = 0.7
+_DRAIN_POLL_S = 0.05
+
+T = TypeVar("T")
 
 
 class LocalAnswer:
@@ -70,7 +76,8 @@ class LocalBackend:
         self._workers: ImageWorkers | None = None
         self._engine: Engine | None = None
         self._preparer: Preparer | None = None
-        self._stopped = False
+        self._preparing = 0  # questions between `generate` and the engine's queue
+        self._closing = False
 
     @property
     def max_context(self) -> int | None:
@@ -97,25 +104,29 @@ class LocalBackend:
             raise self._failure
 
     async def generate(
-        self, conversation: Conversation, sampling: Sampling, *, request_id: str = "", tenant: str = ""
+        self, conversation: Conversation, sampling: Sampling, *, request_id: str, tenant: str = ""
     ) -> LocalAnswer:
+        if self._closing:
+            raise ShuttingDown("the server is shutting down; try again later")
         if self._engine is None or self._preparer is None:
             if self.state == "failed":
                 raise InternalError("the model could not be loaded; see the server's log", code="model_failed")
             raise ModelLoading(f"the model is still loading ({self.progress}); try again shortly")
-        if self._stopped:
-            raise ShuttingDown("the server is shutting down; try again later")
-        prompt = await self._preparer.prepare(conversation, sampling, tenant)
-        return LocalAnswer(prompt, self._engine.submit(prompt, sampling))
+        self._preparing += 1
+        try:
+            prompt = await self._preparer.prepare(conversation, sampling, tenant)
+            log.debug("%s: %d prompt tokens", request_id, len(prompt.token_ids))
+            return LocalAnswer(prompt, self._engine.submit(prompt, sampling))
+        finally:
+            self._preparing -= 1
 
     async def close(self, drain_s: float = 0.0) -> None:
-        """Wait up to `drain_s` for running answers, then stop the engine and the decoding workers."""
-        self._stopped = True
-        if self._loading:
-            await asyncio.wait([self._loading])
+        self._closing = True
+        if self._loading and self._engine is None:
+            self._loading.cancel()  # the loading thread is left to end by itself, with the process at the latest
         until = time.monotonic() + drain_s
-        while (self.stats.running or self.stats.waiting) and time.monotonic() < until:
-            await asyncio.sleep(0.05)
+        while self._engine and (self._preparing or self._engine.open_requests) and time.monotonic() < until:
+            await asyncio.sleep(_DRAIN_POLL_S)
         if self._engine:
             await asyncio.to_thread(self._engine.close)
         if self._workers:
@@ -125,8 +136,7 @@ class LocalBackend:
         began = time.perf_counter()
         engine_settings = self._settings.engine
         try:
-            model = await asyncio.to_thread(load, self._folder, engine_settings, self._tell)
-            self._engine = Engine(model, engine_settings)
+            model = await _in_daemon_thread(lambda: load(self._folder, engine_settings, self._tell))
         except SightlineError as error:
             self._fail(error)
         except Exception as error:
@@ -134,8 +144,9 @@ class LocalBackend:
             self._fail(CheckpointError(f"{self._folder}: could not be loaded ({type(error).__name__}); see the log"))
         else:
             assert self._workers is not None
-            self._preparer = Preparer(model, self._workers, self._settings.media, self._engine.max_context)
-            self.state = "ready"
+            engine = Engine(model, engine_settings)
+            self._preparer = Preparer(model, self._workers, self._settings.media, engine.max_context)
+            self._engine, self.state = engine, "ready"
             for slow in model.slow_paths:
                 log.warning("slow path: %s", slow)
             log.info("%s ready after %.1f s", self.model_id, time.perf_counter() - began)
@@ -179,3 +190,25 @@ def _names(settings: Settings, folder: Path) -> tuple[str, tuple[str, ...]]:
         return DEMO_ID, ()
     name = settings.model.rstrip("/").rsplit("/", 1)[-1] if settings.model.count("/") else folder.name
     return name.lower(), (settings.model,)
+
+
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
+    """`asyncio.to_thread`, but a process that wants to end does not wait for `work`: loading can take minutes."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if not future.done():
+            future.set_exception(error) if error else future.set_result(value)  # type: ignore[arg-type]
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = work()
+        except BaseException as raised:
+            error = raised
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await future

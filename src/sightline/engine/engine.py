@@ -93,6 +93,11 @@ class Engine:
         self._thread.start()
 
     @property
+    def open_requests(self) -> int:
+        """Answers that were asked for and have not ended."""
+        return self._open
+
+    @property
     def max_context(self) -> int:
         """Tokens one conversation and its answer may have: what the model knows, and what the KV pools hold."""
         capacity = (self.model.language.blocks - 1) * self.model.language.block
@@ -243,36 +248,40 @@ class Engine:
 
     def _extend(self, request: _Request, logits: NDArray[np.float32]) -> None:
         """Choose the next token and send what it adds."""
-        prompt, sampling = request.sequence.prompt, request.sampling
-        constraint = prompt.constraint
+        constraint = request.sequence.prompt.constraint
         try:
             choice = request.sampler.choose(logits, constraint.mask() if constraint else None)
+            if constraint:
+                constraint.accept(choice.token)
         except SightlineError as error:
             self._fail(request, error)
             return
         request.first_token = request.first_token or _now()
-        if constraint:
-            constraint.accept(choice.token)
         request.sequence.tokens.append(choice.token)
-        finish: FinishReason | None = None
-        text = ""
-        if choice.token in self.model.config.generation.eos and not sampling.ignore_eos:
-            finish = "stop"
-        else:
-            text = request.text.push(choice.token)
-            if request.text.stopped:
-                finish = "stop"
-            elif len(request.sequence.tokens) >= min(sampling.max_tokens, prompt.max_new):
-                finish = "length"
-        logprobs = (
-            (self._logprob(choice),) if choice.logprob is not None and not (finish == "stop" and not text) else ()
-        )
+        ends = self._ends_answer(request, choice.token)
+        text = "" if ends else request.text.push(choice.token)
+        finish = self._finish(request, ends)
+        if finish:
+            text += request.text.flush()
+            finish = "stop" if request.text.stopped else finish
+        logprobs = () if ends or choice.logprob is None else (self._logprob(choice),)
         delta = Delta(text, (choice.token,), logprobs)
         if finish:
-            usage = self._usage(request)
-            delta = replace(delta, text=text + request.text.flush(), finish=finish, usage=usage)
+            delta = replace(delta, finish=finish, usage=self._usage(request))
             self._end(request)
         request.stream.put(delta)
+
+    def _ends_answer(self, request: _Request, token: int) -> bool:
+        """Whether `token` is an end of answer; with a grammar it counts even under `ignore_eos`."""
+        heeded = not request.sampling.ignore_eos or request.sequence.prompt.constraint is not None
+        return heeded and token in self.model.config.generation.eos
+
+    def _finish(self, request: _Request, ends: bool) -> FinishReason | None:
+        prompt = request.sequence.prompt
+        if ends or request.text.stopped or (prompt.constraint and prompt.constraint.finished):
+            return "stop"
+        full = len(request.sequence.tokens) >= min(request.sampling.max_tokens, prompt.max_new)
+        return "length" if full else None
 
     def _logprob(self, choice: Choice) -> TokenLogprob:
         def named(token: int) -> tuple[str, bytes]:
