@@ -36,8 +36,8 @@ clean:
 # The files named .venv/server and .venv/dev are stamps: they say which requirements were installed last.
 .venv/server .venv/dev: .venv/%: requirements/%.txt pyproject.toml .venv/uv
 	@echo "Installing requirements/$*.txt into .venv"
-	$(INSTALL) --require-hashes --requirement requirements/$*.txt
-	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@$(INSTALL) --require-hashes --requirement requirements/$*.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/uv: requirements/uv.txt

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SAMPLES
 from PIL import Image as Pillow
 
+from conftest import SAMPLES
 from sightline.engine.engine import Engine, EngineStats
 from sightline.engine.prepare import Preparer
 from sightline.engine.stream import Stream
@@ -197,9 +197,7 @@ async def test_an_answer_ends_before_its_stop_string(house: House):
 
 @pytest.mark.anyio
 async def test_log_probabilities_come_with_every_token_when_asked_for(house: House):
-    stream = await house.start(
-        picture("receipt_1.png"), "What is the total?", sampling=replace(GREEDY, top_logprobs=3)
-    )
+    stream = await house.start(picture("receipt_1.png"), "What is the total?", sampling=replace(GREEDY, top_logprobs=3))
     found = [entry for delta in [d async for d in stream] for entry in delta.logprobs]
     assert "".join(entry.token for entry in found) == "39.63"
     assert all(entry.logprob <= 0 and len(entry.top) == 3 and entry.top[0][2] == entry.logprob for entry in found)
@@ -207,7 +205,9 @@ async def test_log_probabilities_come_with_every_token_when_asked_for(house: Hou
 
 @pytest.mark.anyio
 async def test_a_json_schema_shapes_the_answer(house: House):
-    schema = '{"type":"object","properties":{"total":{"type":"number"}},"required":["total"],"additionalProperties":false}'
+    schema = (
+        '{"type":"object","properties":{"total":{"type":"number"}},"required":["total"],"additionalProperties":false}'
+    )
     text, _ = await house.ask(
         picture("receipt_1.png"), "What is the total?", sampling=replace(GREEDY, grammar=Grammar(schema))
     )
@@ -249,6 +249,10 @@ async def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on(
             await house.ask(noise(5), "Describe")
     with monkeypatch.context() as broken:
         broken.setattr(house.model.language, "step", lambda *_: 1 / 0)
+        with pytest.raises(InternalError):
+            await house.ask("hello")
+    with monkeypatch.context() as broken:
+        broken.setattr(house.engine._scheduler, "next_step", lambda: 1 / 0)
         with pytest.raises(InternalError):
             await house.ask("hello")
     text, _ = await house.ask(picture("receipt_1.png"), "What is the total?")

@@ -77,11 +77,8 @@ class Engine:
     def __init__(self, model: Model, settings: EngineSettings):
         self.model = model
         self._settings = settings
-        self._cache = BlockCache(model.language.blocks)
         self._features: ByteLRU[Features] = ByteLRU(settings.vision_cache_bytes)
-        alone = settings.step_tokens or ALONE_TOKENS
-        mixed = max(min(alone, MIXED_TOKENS), settings.max_running + 2 * model.language.block)
-        self._scheduler = Scheduler(self._cache, settings.max_running, alone, mixed)
+        self._scheduler = self._new_scheduler()
         self._requests: dict[Answering, _Request] = {}
         self._inbox: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()  # None: look around, something changed
         self._open = 0  # requests submitted and not ended
@@ -145,13 +142,32 @@ class Engine:
             self._receive()
             if self._stopping:
                 break
-            for request in [r for r in self._requests.values() if r.stream.closed]:
-                self._end(request)
-            work = self._scheduler.next_step()
-            if work:
-                self._attempt(work)
+            try:
+                for request in [r for r in self._requests.values() if r.stream.closed]:
+                    self._end(request)
+                work = self._scheduler.next_step()
+                if work:
+                    self._attempt(work)
+            except Exception:
+                log.exception("the engine's books are wrong; %d requests end, it starts over", len(self._requests))
+                self._start_over()
         for request in list(self._requests.values()):
             self._fail(request, ShuttingDown("the server stopped before the answer was complete; ask again"))
+
+    def _new_scheduler(self) -> Scheduler:
+        language, running = self.model.language, self._settings.max_running
+        alone = self._settings.step_tokens or ALONE_TOKENS
+        mixed = max(min(alone, MIXED_TOKENS), running + 2 * language.block)
+        return Scheduler(BlockCache(language.blocks), running, alone, mixed)
+
+    def _start_over(self) -> None:
+        """After a mistake of ours in the books: end every request and forget every block."""
+        self._scheduler = self._new_scheduler()
+        for request in self._requests.values():
+            request.stream.put(InternalError(_OUR_FAULT))
+        with self._lock:
+            self._open -= len(self._requests)
+        self._requests.clear()
 
     def _receive(self) -> None:
         """Take in what arrived; with nothing to do, check the books and wait."""
@@ -330,7 +346,7 @@ class Engine:
         """With nothing running: no block in use, every byte counted."""
         problem = None
         try:
-            accounts = self._cache.accounts()
+            accounts = self._scheduler.cache.accounts()
             assert accounts.in_use == 0, f"{accounts.in_use} blocks in use by nobody"
             self._features.check()
         except AssertionError as error:
@@ -339,7 +355,7 @@ class Engine:
         self._count(problem)
 
     def _count(self, problem: str | None = None) -> None:
-        total, available = self.model.language.blocks - 1, self._cache.available
+        total, available = self.model.language.blocks - 1, self._scheduler.cache.available
         self.stats = EngineStats(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
@@ -347,7 +363,7 @@ class Engine:
             preemptions=self._scheduler.preemptions,
             kv_blocks=total,
             kv_blocks_in_use=total - available,
-            kv_blocks_kept=self._cache.kept,
+            kv_blocks_kept=self._scheduler.cache.kept,
             vision_cache_bytes=self._features.nbytes,
             problem=problem or self.stats.problem,
         )

@@ -18,6 +18,7 @@ from sightline.model.config import ModelConfig
 
 # bf16 has no numpy type: it is kept as its bits. F8_E4M3 checkpoints are refused by name in `_Header.read`.
 _DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "I8": np.int8, "U8": np.uint8, "I64": np.int64}
+FLOATS = ("BF16", "F16", "F32")  # what weights may be stored as
 _MAX_HEADER_BYTES = 100 << 20  # the format's own limit
 _SAMPLE_BYTES = 4096
 
@@ -77,16 +78,17 @@ class Checkpoint:
         _check_index(folder, tensors)
         return cls(folder, config, tensors, tuple(maps))
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor `name`, which must have `shape`."""
+    def tensor(self, name: str, *shapes: tuple[int, ...]) -> Tensor:
+        """The tensor `name`, which must hold floats in one of `shapes`."""
         found = self.tensors.get(name)
         if found is None:
             raise CheckpointError(f"{self.folder}: tensor {name!r} is missing from the weight files")
-        if found.shape != shape:
+        if found.shape not in shapes:
+            wanted = " or ".join(str(list(shape)) for shape in shapes)
             raise CheckpointError(
-                f"{found.file}: tensor {name!r} has shape {list(found.shape)}, config.json asks for {list(shape)}"
+                f"{found.file}: tensor {name!r} has shape {list(found.shape)}, config.json asks for {wanted}"
             )
-        if found.dtype not in ("BF16", "F16", "F32"):
+        if found.dtype not in FLOATS:
             raise CheckpointError(
                 f"{found.file}: tensor {name!r} is {found.dtype}; stored weights must be BF16, F16 or F32"
             )
@@ -156,7 +158,7 @@ def _header(path: Path, mapped: Array) -> dict[str, Any]:
         )
     try:
         header = json.loads(mapped[8 : 8 + length].tobytes())
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise CheckpointError(f"{path}: its header is not JSON; the file is damaged or not safetensors") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: its header is not a JSON object; the file is damaged")
@@ -167,7 +169,7 @@ def _tensor(path: Path, body: Array, name: str, entry: Any) -> Tensor:
     try:
         dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
         start, end = (int(n) for n in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise CheckpointError(f"{path}: the header entry of {name!r} is malformed; the file is damaged") from None
     if dtype.startswith("F8"):
         raise CheckpointError(
@@ -201,7 +203,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index}: cannot be read as a shard index ({type(error).__name__})") from None
     if not isinstance(names, dict) or not names:
         raise CheckpointError(f"{index}: its weight_map is empty")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import CheckpointError
-from sightline.model.checkpoint import Checkpoint, Tensor, read_safetensors, release_pages, to_float32
+from sightline.model.checkpoint import FLOATS, Checkpoint, Tensor, read_safetensors, release_pages, to_float32
 from sightline.model.kernels import weight_group
 from sightline.model.weights import Weights
 from sightline.types import Precision
@@ -65,7 +65,7 @@ def open_weights(
     plans = plan(checkpoint, precision)
     path = cache / "packed" / f"{checkpoint.digest()}-{precision}-r{RECIPE}.safetensors"
     if not _is_complete(path, plans):
-        pack(plans, path, threads, progress)
+        pack(plans, path, threads, progress, checkpoint.maps)
     mapped, tensors = read_safetensors(path)
     return Weights(checkpoint, tensors, (mapped,))
 
@@ -88,6 +88,8 @@ def plan(checkpoint: Checkpoint, precision: Precision) -> list[Plan]:
 
 
 def _is_packed(name: str, tensor: Tensor) -> bool:
+    if tensor.dtype not in FLOATS or not tensor.nbytes or len(tensor.shape) not in (2, 3):
+        return False  # no weight of this family: `Checkpoint.tensor` refuses it by name if the model wants it
     if name.endswith((".experts.gate_up_proj", ".experts.down_proj")):
         return True
     if name in ("lm_head.weight", "model.language_model.embed_tokens.weight"):
@@ -104,8 +106,13 @@ def _legacy_expert_shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
     return (text.hidden, wide) if name.endswith("gate_up_proj") else (text.expert_intermediate, text.hidden)
 
 
-def pack(plans: list[Plan], path: Path, threads: int, progress: Progress | None) -> None:
-    """Write all of `plans` to `path`, which appears only when it is whole. Raises CheckpointError when it cannot."""
+def pack(
+    plans: list[Plan], path: Path, threads: int = 1, progress: Progress | None = None, maps: tuple[Array, ...] = ()
+) -> None:
+    """Write all of `plans` to `path`, which appears only when it is whole. Raises CheckpointError when it cannot.
+
+    Pages of `maps`, the files read from, are given back on the way: a pack needs little memory of its own.
+    """
     header, size = _header(plans)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +124,7 @@ def pack(plans: list[Plan], path: Path, threads: int, progress: Progress | None)
         with os.fdopen(descriptor, "wb") as file:
             file.write(header)
             os.posix_fallocate(file.fileno(), 0, len(header) + size)  # a full disk is noticed here, not in a fault
-        _fill(np.memmap(part, np.uint8, mode="r+", offset=len(header)), plans, threads, progress)
+        _fill(np.memmap(part, np.uint8, mode="r+", offset=len(header)), plans, threads, progress, maps)
         part.replace(path)
     except OSError as error:
         raise _cannot_write(path, size, error) from None
@@ -146,7 +153,7 @@ def _header(plans: list[Plan]) -> tuple[bytes, int]:
     return len(text).to_bytes(8, "little") + text, at
 
 
-def _fill(body: Array, plans: list[Plan], threads: int, progress: Progress | None) -> None:
+def _fill(body: Array, plans: list[Plan], threads: int, progress: Progress | None, maps: tuple[Array, ...]) -> None:
     jobs, at = [], 0
     for item in plans:
         views = []
@@ -160,7 +167,7 @@ def _fill(body: Array, plans: list[Plan], threads: int, progress: Progress | Non
     with ThreadPoolExecutor(threads) as pool:
         for (item, *_), _ in zip(jobs, pool.map(lambda job: _quantize(*job), jobs), strict=True):
             done += item.tensor.nbytes
-            release_pages((body,))  # written pages go to the file, not to our memory
+            release_pages((body, *maps))
             if progress:
                 progress("packing weights", done / total)
 

@@ -54,18 +54,16 @@ class Weights:
 
     def matrix(self, name: str, out: int, width: int, stored: tuple[int, ...] | None = None) -> Weight:
         """The matrix `name` of shape [out, width]; `stored` is its shape in the file when that has more axes."""
-        packed = self._packed(name, (out, width))
-        if packed is not None:
-            return packed
         tensor = self.checkpoint.tensor(name, stored or (out, width))
-        return Weight(tensor.data, (out, width), tensor.dtype)
+        return self._packed(name, (out, width)) or Weight(tensor.data, (out, width), tensor.dtype)
 
     def expert(self, name: str, index: int, out: int, width: int) -> Weight:
         """One expert's matrix [out, width] from the stacked tensor `name`, in either layout of the family."""
+        experts = self.checkpoint.config.text.experts
+        tensor = self.checkpoint.tensor(name, (experts, out, width), (experts, width, out))
         packed = self._packed(name, (out, width), index)
         if packed is not None:
             return packed
-        tensor = self.checkpoint.tensors[name]
         transposed = tensor.shape[1:] == (width, out)
         return Weight(tensor.data[index], (out, width), tensor.dtype, transposed)
 
@@ -75,11 +73,11 @@ class Weights:
 
     def rows(self, name: str, ids: NDArray[np.int32], width: int) -> NDArray[np.float32]:
         """Rows of an embedding table as float32 [len(ids), width]."""
+        tensor = self.checkpoint.tensor(name, (self.checkpoint.config.text.vocab, width))
         if f"{name}.scale" in self._pack:
             scale = self._pack[f"{name}.scale"].data[ids].astype(np.float32)
             return self._pack[name].data[ids].astype(np.float32) * scale
-        tensor = self.checkpoint.tensors[name]
-        return to_float32(np.asarray(tensor.data[ids]), tensor.dtype).reshape(len(ids), width)
+        return to_float32(np.asarray(tensor.data[ids]), tensor.dtype)
 
     def release(self) -> None:
         """Give mapped pages back once the kernels have their own packed copies."""
