@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +110,9 @@ class ModelConfig:
         """
         main = _Section.read(folder / "config.json")
         kind = main.get("model_type")
-        if kind not in _KINDS:
+        if not isinstance(kind, str) or kind not in _KINDS:
             raise CheckpointError(f"{main.where}: model_type is {kind!r}; Sightline serves qwen3_vl and qwen3_vl_moe")
-        text = _text(main.section("text_config"), moe=_KINDS[str(kind)])
+        text = _text(main.section("text_config"), moe=_KINDS[kind])
         vision = _vision(main.section("vision_config"))
         if vision.out_hidden != text.hidden:
             raise CheckpointError(
@@ -144,7 +145,7 @@ class _Section:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointError(f"{path}: file is missing; a Qwen3-VL checkpoint folder needs it") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
         if not isinstance(values, dict):
             raise CheckpointError(f"{path}: holds {type(values).__name__}, expected a JSON object")
@@ -166,23 +167,57 @@ class _Section:
             raise CheckpointError(f"{self.where}: {key!r} is {value!r}, expected a whole number of at least {least}")
         return value
 
+    def number(self, key: str, default: float) -> float:
+        value = self.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise CheckpointError(f"{self.where}: {key!r} is {value!r}, expected a number above 0")
+        return float(value)
+
+    def advice(self, key: str) -> float | None:
+        value = self.get(key)
+        if value is not None and (type(value) not in (int, float) or not 0 <= value < math.inf):
+            raise CheckpointError(f"{self.where}: {key!r} is {value!r}, expected a number of at least 0")
+        return None if value is None else float(value)
+
+    def integers(self, key: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        value = self.get(key, default)
+        if not isinstance(value, list | tuple) or not all(type(n) is int for n in value):
+            raise CheckpointError(f"{self.where}: {key!r} is {value!r}, expected a list of whole numbers")
+        return tuple(value)
+
+    def per_channel(self, key: str) -> tuple[float, float, float]:
+        value = self.get(key, [0.5] * 3)
+        if not isinstance(value, list) or len(value) != 3 or not all(type(n) in (int, float) for n in value):
+            raise CheckpointError(f"{self.where}: {key!r} is {value!r}, expected three numbers, one per channel")
+        return value[0], value[1], value[2]
+
+    def only(self, key: str, served: object) -> None:
+        """Refuse any other value of `key` than the one this model family is published with."""
+        if (value := self.get(key, served)) != served:
+            raise CheckpointError(f"{self.where}: {key!r} is {value!r}; only {served!r} is served")
+
 
 def _text(t: _Section, moe: bool) -> TextConfig:
+    t.only("hidden_act", "silu")
+    t.only("attention_bias", False)
     heads = t.integer("num_attention_heads", least=1)
     hidden = t.integer("hidden_size", least=1)
     head_dim = t.integer("head_dim", hidden // heads, least=2)
-    rope = t.get("rope_parameters") or t.get("rope_scaling") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise CheckpointError(f"{t.where}: rope_type is {rope['rope_type']!r}; only 'default' is served")
-    section = tuple(rope.get("mrope_section", (24, 20, 20)))
-    if len(section) != 3 or not all(isinstance(n, int) for n in section):
-        raise CheckpointError(f"{t.where}: mrope_section is {section!r}, expected three whole numbers")
-    if sum(section) != head_dim // 2:
-        raise CheckpointError(f"{t.where}: mrope_section {section} must add up to head_dim / 2 = {head_dim // 2}")
+    rope = next((t.section(key) for key in ("rope_parameters", "rope_scaling") if t.get(key)), _Section({}, t.where))
+    rope.only("rope_type", "default")
+    section = rope.integers("mrope_section", (24, 20, 20))
+    if len(section) != 3 or min(section) < 0 or sum(section) != head_dim // 2:
+        raise CheckpointError(
+            f"{rope.where}: 'mrope_section' is {list(section)}, expected three whole numbers "
+            f"that add up to head_dim / 2 = {head_dim // 2}"
+        )
     kv_heads = t.integer("num_key_value_heads", heads, least=1)
     if heads % kv_heads:
         raise CheckpointError(f"{t.where}: {heads} attention heads cannot share {kv_heads} key/value heads evenly")
     experts = t.integer("num_experts", t.get("num_local_experts"), least=1) if moe else 0
+    chosen = t.integer("num_experts_per_tok", least=1) if moe else 0
+    if chosen > experts:
+        raise CheckpointError(f"{t.where}: a token cannot choose {chosen} of {experts} experts")
     return TextConfig(
         hidden=hidden,
         layers=t.integer("num_hidden_layers", least=1),
@@ -191,15 +226,15 @@ def _text(t: _Section, moe: bool) -> TextConfig:
         head_dim=head_dim,
         intermediate=t.integer("intermediate_size", least=1),
         vocab=t.integer("vocab_size", least=1),
-        eps=float(t.get("rms_norm_eps", 1e-6)),
-        rope_theta=float(rope.get("rope_theta") or t.get("rope_theta", 5_000_000)),
-        mrope_section=section,
+        eps=t.number("rms_norm_eps", 1e-6),
+        rope_theta=rope.number("rope_theta", t.number("rope_theta", 5_000_000)),
+        mrope_section=(section[0], section[1], section[2]),
         max_positions=t.integer("max_position_embeddings", 262144, least=1),
         experts=experts,
-        experts_per_token=t.integer("num_experts_per_tok", least=1) if moe else 0,
+        experts_per_token=chosen,
         expert_intermediate=t.integer("moe_intermediate_size", least=1) if moe else 0,
         sparse_step=t.integer("decoder_sparse_step", 1, least=1) if moe else 1,
-        dense_layers=frozenset(t.get("mlp_only_layers", ())) if moe else frozenset(),
+        dense_layers=frozenset(t.integers("mlp_only_layers")) if moe else frozenset(),
     )
 
 
@@ -208,11 +243,9 @@ def _vision(v: _Section) -> VisionConfig:
     side = round(table**0.5)
     if side * side != table:
         raise CheckpointError(f"{v.where}: num_position_embeddings is {table}, expected a square number")
-    act = v.get("hidden_act", "gelu_pytorch_tanh")
-    if act != "gelu_pytorch_tanh":
-        raise CheckpointError(f"{v.where}: hidden_act is {act!r}; only 'gelu_pytorch_tanh' is served")
+    v.only("hidden_act", "gelu_pytorch_tanh")
     depth = v.integer("depth", least=1)
-    deepstack = tuple(v.get("deepstack_visual_indexes", ()))
+    deepstack = v.integers("deepstack_visual_indexes")
     if list(deepstack) != sorted(set(deepstack)) or any(not 0 <= i < depth for i in deepstack):
         raise CheckpointError(f"{v.where}: deepstack_visual_indexes {deepstack} must ascend within 0..{depth - 1}")
     config = VisionConfig(
@@ -245,17 +278,19 @@ def _pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
         p = both.section("image_processor")
     else:
         p = _Section.read(folder / "preprocessor_config.json")
-    size = p.get("size", {})
+    size = p.get("size")
+    size = size if isinstance(size, dict) else {}
     low, high = size.get("shortest_edge", p.get("min_pixels")), size.get("longest_edge", p.get("max_pixels"))
     if not isinstance(low, int) or not isinstance(high, int) or not 0 < low <= high:
-        raise CheckpointError(f"{p.where}: size is {size!r}, expected shortest_edge and longest_edge as pixel counts")
+        raise CheckpointError(
+            f"{p.where}: 'size' is {p.get('size')!r}, expected shortest_edge and longest_edge as pixel counts"
+        )
     for key, want in (("patch_size", vision.patch), ("merge_size", vision.merge)):
         if p.integer(key, want) != want:
             raise CheckpointError(f"{p.where}: {key} is {p.get(key)}, but config.json says {want}")
-    mean, std = tuple(p.get("image_mean", (0.5,) * 3)), tuple(p.get("image_std", (0.5,) * 3))
-    if len(mean) != 3 or len(std) != 3:
-        raise CheckpointError(f"{p.where}: image_mean {mean} and image_std {std} need three values each")
-    return PixelConfig(min_pixels=low, max_pixels=high, mean=mean, std=std)
+    return PixelConfig(
+        min_pixels=low, max_pixels=high, mean=p.per_channel("image_mean"), std=p.per_channel("image_std")
+    )
 
 
 def _generation(folder: Path, main: _Section) -> GenerationConfig:
@@ -267,10 +302,10 @@ def _generation(folder: Path, main: _Section) -> GenerationConfig:
         raise CheckpointError(f"{g.where}: eos_token_id is {eos!r}, expected a token id or a list of them")
     return GenerationConfig(
         eos=ids,
-        temperature=g.get("temperature"),
-        top_p=g.get("top_p"),
-        top_k=g.get("top_k"),
-        min_p=g.get("min_p"),
-        repetition_penalty=g.get("repetition_penalty"),
+        temperature=g.advice("temperature"),
+        top_p=g.advice("top_p"),
+        top_k=None if g.get("top_k") is None else g.integer("top_k"),
+        min_p=g.advice("min_p"),
+        repetition_penalty=g.advice("repetition_penalty"),
         greedy=g.get("do_sample") is False,
     )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sightline.errors import CheckpointError
 from sightline.model.checkpoint import FLOATS, Checkpoint, Tensor, read_safetensors, release_pages, to_float32
 from sightline.model.kernels import weight_group
-from sightline.model.weights import Weights
+from sightline.model.weights import Weights, experts_are_transposed
 from sightline.types import Precision
 
 Array = NDArray[Any]
@@ -78,7 +78,7 @@ def plan(checkpoint: Checkpoint, precision: Precision) -> list[Plan]:
             continue
         shape, transposed = tensor.shape, False
         if len(shape) == 3:
-            transposed = shape[1:] == _legacy_expert_shape(checkpoint, name)
+            transposed = experts_are_transposed(checkpoint, name)
             shape = (shape[0], shape[2], shape[1]) if transposed else shape
         in_layers = name.startswith("model.language_model.layers.")
         group = weight_group(shape[-1], precision) if in_layers else shape[-1]
@@ -97,13 +97,6 @@ def _is_packed(name: str, tensor: Tensor) -> bool:
     if len(tensor.shape) != 2 or not name.endswith(".weight"):
         return False
     return "pos_embed" not in name and not name.endswith(".mlp.gate.weight")
-
-
-def _legacy_expert_shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
-    """[in, out] of one expert: how 4.57 stored what 5.x stores as [out, in]."""
-    text = checkpoint.config.text
-    wide = 2 * text.expert_intermediate
-    return (text.hidden, wide) if name.endswith("gate_up_proj") else (text.expert_intermediate, text.hidden)
 
 
 def pack(

@@ -91,3 +91,18 @@ class Weights:
         if index is not None:
             data, scale = data[index], scale[index]
         return Weight(data, shape, bits=8 if data.dtype == np.int8 else 4, scale=scale)
+
+
+def experts_are_transposed(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a layer's experts lie as [in, out], as releases before 5.x wrote them; `name` is either of its tensors.
+
+    The two tensors are looked at together: one of them alone can be square and tell nothing, never both.
+    """
+    text, layer = checkpoint.config.text, name.rpartition(".")[0]
+    wide = 2 * text.expert_intermediate
+    legacy = {"gate_up_proj": (text.hidden, wide), "down_proj": (text.expert_intermediate, text.hidden)}
+    for kind, shape in legacy.items():
+        tensor = checkpoint.tensors.get(f"{layer}.{kind}")
+        if tensor is not None and shape[0] != shape[1]:
+            return tensor.shape[1:] == shape
+    return False
