@@ -82,7 +82,7 @@ CLAIMS = (
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on: processor, features that matter to kernels, cores, memory, load, system."""
+    """What the figures depend on: processor, features that matter to kernels, cores, memory, system."""
     lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     cpu = {name.strip(): value.strip() for name, _, value in reversed(lines)}  # the first processor's values stay
     flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
@@ -92,10 +92,19 @@ def machine() -> dict[str, object]:
         "features": [feature for feature in X86 + ARM if feature in flags],
         "cores": len(os.sched_getaffinity(0)),  # those this program may use
         "memory_gb": round(memory_kb * 1024 / 1e9, 1),
-        "load_before": float(Path("/proc/loadavg").read_text().split()[0]),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+
+
+def other_cpu_s() -> float:
+    """Processor seconds that went to anything but this program and its ended children since the machine started.
+
+    Counts what a hypervisor took away. Two readings tell how quiet the machine was in between (Linux).
+    """
+    user, nice, system, _idle, _waiting, irq, softirq, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+    everybody = (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
+    return everybody - sum(os.times()[:4])
 
 
 def commit() -> str:

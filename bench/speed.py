@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 import pictures
-from report import commit, machine, show_card, show_table, show_verdicts, verdicts
+from report import commit, machine, other_cpu_s, show_card, show_table, show_verdicts, verdicts
 
 HERE = Path(__file__).parent
 WARM_UP_SIZE = 256, 192  # pixels
@@ -148,7 +148,7 @@ def main() -> None:
     if not systems:
         parser.error("nothing to measure: give --sightline, --transformers, --genai or --server")
     console = Console(stderr=True, width=200)
-    card = {
+    card: dict[str, object] = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         **machine(),
@@ -156,7 +156,9 @@ def main() -> None:
         "tokens": given.tokens,
         "rounds": given.rounds,
     }
+    started, others = time.monotonic(), other_cpu_s()
     measured = measure(systems, given, console)
+    card["others_cpu"] = round((other_cpu_s() - others) / (time.monotonic() - started), 2)  # cores, on average
     if not measured.results:
         raise SystemExit("every round failed")
     shown, found = Console(width=200), verdicts(measured.results)

@@ -6,13 +6,14 @@ import numpy as np
 
 from sightline.engine.cache import BlockCache
 from sightline.engine.prompt import Prompt
-from sightline.engine.scheduler import Answering, Scheduler
+from sightline.engine.scheduler import Scheduler
+from sightline.engine.sequence import Sequence
 
 
-def sequence(length: int, seed: int = 0) -> Answering:
+def sequence(length: int, seed: int = 0) -> Sequence:
     ids = np.random.default_rng(seed).integers(0, 900, length).astype(np.int32)
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), (3, length))
-    return Answering(Prompt(ids, positions, length, (), 10_000))
+    return Sequence(Prompt(ids, positions, length, (), 10_000))
 
 
 def scheduler(blocks: int = 100, running: int = 4, alone: int = 256, mixed: int = 64) -> Scheduler:

@@ -6,7 +6,6 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from sightline.engine.cache import BlockCache, ByteLRU
 from sightline.engine.prompt import Prompt, Visual
 from sightline.engine.sampler import Choice, Sampler
-from sightline.engine.scheduler import Answering, Scheduler, Work
+from sightline.engine.scheduler import Scheduler, Work
+from sightline.engine.sequence import Sequence
 from sightline.engine.stream import Stream
 from sightline.engine.text import TextStream
 from sightline.errors import InternalError, Overloaded, ShuttingDown, SightlineError
@@ -57,7 +57,7 @@ class EngineStats:
 class _Request:
     """A sequence and what its answer needs besides tokens."""
 
-    sequence: Answering
+    sequence: Sequence
     sampling: Sampling
     stream: Stream
     sampler: Sampler
@@ -79,7 +79,7 @@ class Engine:
         self._settings = settings
         self._features: ByteLRU[Features] = ByteLRU(settings.vision_cache_bytes)
         self._scheduler = self._new_scheduler()
-        self._requests: dict[Answering, _Request] = {}
+        self._requests: dict[Sequence, _Request] = {}
         self._inbox: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()  # None: look around, something changed
         self._open = 0  # requests submitted and not ended
         self._lock = threading.Lock()
@@ -109,7 +109,7 @@ class Engine:
         """
         tokenizer, eos = self.model.tokenizer, self.model.config.generation.eos
         request = _Request(
-            sequence=Answering(prompt),
+            sequence=Sequence(prompt),
             sampling=sampling,
             stream=Stream(on_close=lambda: self._inbox.put(None)),
             sampler=Sampler(sampling, prompt.token_ids, tokenizer.size, eos),
@@ -184,7 +184,7 @@ class Engine:
             elif self._stopping:
                 return
 
-    def _attempt(self, work: Sequence[Work]) -> None:
+    def _attempt(self, work: list[Work]) -> None:
         """Run one step. This is the loop's last net: what goes wrong ends the requests of the step, not the engine."""
         requests = [self._requests[item.sequence] for item in work]
         try:
@@ -197,7 +197,7 @@ class Engine:
                 self._fail(request, InternalError(_OUR_FAULT))
         self._count()
 
-    def _step(self, work: Sequence[Work]) -> None:
+    def _step(self, work: list[Work]) -> None:
         parts = [part for item in work if (part := self._part(item))]
         if not parts:
             return

@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 
 from sightline.model import graph as g
-from sightline.model.config import ModelConfig, TextConfig
+from sightline.model.config import ModelConfig, TextConfig, VisionConfig
 from sightline.model.weights import Weight
 from sightline.types import Precision
 
@@ -122,16 +122,31 @@ def slow_paths(
     if kernels.precision == "exact":
         return
     allowed = {"int8": {"i8"}, "int4": {"i8", "i4"}}[kernels.precision]
-    for name, compiled, spared in (("language model", nodes, 0), ("vision tower", list(_runtime_nodes(vision)), 1)):
-        wide = [weights for layer, weights in compiled if layer == "FullyConnected" and weights not in allowed]
-        if len(wide) > spared + (text.layers if text.experts else 0):  # routers and the patch embedding stay floats
-            yield f"{name}: {len(wide)} matrices run uncompressed ({', '.join(sorted(set(wide)))})"
-    for width in _language_widths(text):
-        if not _quantizes_activations(kernels, width):
-            yield (
-                f"language model: activations of {width} values are not quantised to int8 "
-                "(no VNNI on this CPU, or the group does not fit)"
-            )
+    towers = (
+        ("language model", nodes, _language_matrices(text)),
+        ("vision tower", list(_runtime_nodes(vision)), _vision_matrices(config.vision)),
+    )
+    for name, compiled, count in towers:
+        found = sum(1 for layer, weights in compiled if layer == "FullyConnected" and weights in allowed)
+        if found != count:
+            yield f"{name}: {found} of {count} matrices run compressed"
+    plain = [width for width in _language_widths(text) if not _quantizes_activations(kernels, width)]
+    if plain:
+        yield (
+            f"language model: activations of {', '.join(map(str, plain))} values are not quantised to int8 "
+            "(no VNNI on this CPU, or the group does not fit)"
+        )
+
+
+def _language_matrices(text: TextConfig) -> int:
+    """Matrices in the pack that a language model multiplies by: its routers are not among them."""
+    mixed = sum(map(text.is_moe_layer, range(text.layers)))
+    return 4 * text.layers + 2 * text.experts * mixed + 3 * (text.layers - mixed) + 1
+
+
+def _vision_matrices(vision: VisionConfig) -> int:
+    """Matrices in the pack that a vision tower multiplies by: the patch embedding is not among them."""
+    return 4 * vision.depth + 2 * (1 + len(vision.deepstack))
 
 
 def _runtime_nodes(compiled: ov.CompiledModel) -> Iterator[tuple[str, str]]:

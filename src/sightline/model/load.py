@@ -25,6 +25,7 @@ from sightline.model.weights import Weights
 from sightline.settings import EngineSettings
 
 _RELEASE_EVERY_S = 0.05
+_WARM_MOE_TOKENS = 512
 _KV_SHARE = 4  # by default the KV pools may grow to this part (1/n) of the memory free after loading
 _KV_MOST = 4 << 30
 
@@ -68,7 +69,6 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
         tell("compiling", 0.5)
         vision = VisionTower(config, weights, chosen)
         tell("warming up", 0.0)
-        language.allocate(2)
         _warm_language(language)
         tell("warming up", 0.5)
         vision.encode(np.zeros((1, 256, 256, 3), np.uint8))
@@ -86,10 +86,17 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
 
 
 def _warm_language(language: LanguageModel) -> None:
-    """Run one prompt chunk and one decode step: the first run of each shape repacks weights and makes kernels."""
-    for count in (language.block, 1):
+    """Run one prompt chunk and one decode step: the first run of each shape repacks weights and makes kernels.
+
+    Experts are repacked when first chosen, so a mixture reads enough different tokens to choose nearly all of them.
+    """
+    longest = _WARM_MOE_TOKENS if language.config.experts else language.block
+    language.allocate(1 + longest // language.block)
+    for count in (longest, 1):
+        ids = np.linspace(0, language.config.vocab - 1, count, dtype=np.int32)
         positions, _ = token_positions(count, ())
-        language.step([Slice(np.zeros(count, np.int32), positions, 0, [1], logits=[count - 1])])
+        blocks = range(1, 1 + longest // language.block)
+        language.step([Slice(ids, positions, 0, blocks, logits=[count - 1])])
 
 
 @contextmanager

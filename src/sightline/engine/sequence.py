@@ -1,0 +1,60 @@
+"""A sequence: a prompt being answered, all its tokens so far and the blocks that hold them. Knows no scheduling."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.engine.cache import Key, block_key
+from sightline.engine.prompt import Prompt
+
+BLOCK = 32  # tokens in a KV block
+
+_ids = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A prompt being answered: all its tokens so far, how many of them are computed, and the blocks that hold them."""
+
+    prompt: Prompt
+    id: int = field(default_factory=lambda: next(_ids))
+    tokens: list[int] = field(default_factory=list)  # generated so far
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    keys: list[Key] = field(default_factory=list)  # of all full blocks, computed or not
+    published: int = 0
+    cached: int = 0  # tokens taken from the cache at first admission
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt.token_ids) + len(self.tokens)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens still to compute before the next one can be chosen."""
+        return self.length - self.computed
+
+    def ids(self, start: int, end: int) -> NDArray[np.int32]:
+        """Token ids start..end of prompt and answer together."""
+        cut = len(self.prompt.token_ids)
+        head = self.prompt.token_ids[start : min(end, cut)]
+        return np.concatenate([head, np.array(self.tokens[max(0, start - cut) : max(0, end - cut)], np.int32)])
+
+    def positions(self, start: int, end: int) -> NDArray[np.int32]:
+        """M-RoPE positions [3, end-start]; the answer counts on from the prompt in all three axes."""
+        cut = len(self.prompt.token_ids)
+        head = self.prompt.positions[:, start : min(end, cut)]
+        tail = np.arange(max(start, cut), max(end, cut), dtype=np.int32) - cut + self.prompt.next_position
+        return np.concatenate([head, np.broadcast_to(tail, (3, len(tail)))], 1)
+
+    def name_blocks(self) -> None:
+        """Extend `keys` to every block that is full of known tokens."""
+        while (len(self.keys) + 1) * BLOCK <= self.length:
+            first = len(self.keys) * BLOCK
+            parent = self.keys[-1] if self.keys else b""
+            ids = self.ids(first, first + BLOCK)
+            self.keys.append(block_key(parent, ids, first, self.prompt.visuals, self.prompt.salt))
