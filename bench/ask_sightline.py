@@ -20,7 +20,6 @@ class Sightline(System):
 
     def __init__(self, checkpoint: str, precision: str, at_once: int, folder: Path):
         self.folder = folder
-        self.first_load = not any(folder.iterdir())
         self.checkpoint, self.precision, self.at_once = checkpoint, precision, at_once
         self.runner = asyncio.Runner()
         self.backend: LocalBackend | None = None
@@ -43,7 +42,9 @@ class Sightline(System):
             await backend.ready()
             return backend
 
+        was_empty = not any(self.folder.iterdir())
         self.backend = self.runner.run(start())
+        self.first_load = was_empty and any(self.folder.iterdir())
 
     async def answer(self, question: str, picture: Path | None, tokens: int) -> Answer:
         assert self.backend

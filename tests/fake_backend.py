@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sightline.backends import State
 from sightline.errors import ShuttingDown, SightlineError
-from sightline.types import Conversation, Delta, PictureInfo, Sampling, Usage
+from sightline.types import Conversation, Delta, Estimate, PictureInfo, Sampling, Usage
 
 USAGE = Usage(prompt_tokens=10, image_tokens=4, cached_tokens=3, completion_tokens=2, queue_ms=1, encoded_images=1)
 Step = Delta | BaseException | asyncio.Event  # an event is waited for
@@ -24,6 +24,7 @@ class FakeAnswer:
         self.asked = asked
         self.sampling = sampling
         self.pictures = (PictureInfo(original=(40, 60), resized=(32, 64), tokens=4),)
+        self.dropped_turns = 2
         self.prompt_tokens = 10
         self.closed = asyncio.Event()
         self.cut = asyncio.Event()
@@ -75,6 +76,15 @@ class FakeBackend:
         self.answers: list[FakeAnswer] = []
         self.asking = asyncio.Event()  # `generate` was called
         self.withdrawn = asyncio.Event()  # `generate` was cancelled
+        self.guess = Estimate(
+            prompt_tokens=10,
+            pictures=(PictureInfo(original=(40, 60), resized=(32, 64), tokens=2), PictureInfo((32, 32), (32, 32), 1)),
+            dropped_turns=1,
+            room=100,
+            first_token_s=0.12345,
+            unmeasured=None,
+            peak_bytes=1 << 30,
+        )
         self.closings: list[float] = []
 
     async def start(self) -> None:
@@ -97,6 +107,12 @@ class FakeBackend:
         answer = FakeAnswer(self.steps, conversation, sampling)
         self.answers.append(answer)
         return answer
+
+    async def estimate(self, conversation: Conversation, sampling: Sampling) -> Estimate:
+        if self.refusal:
+            raise self.refusal
+        self.estimated = (conversation, sampling)
+        return self.guess
 
     async def close(self, drain_s: float) -> None:
         self.closings.append(drain_s)

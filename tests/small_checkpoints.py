@@ -9,6 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sightline.model.checkpoint import read_safetensors
 
 FIXTURES = Path(__file__).parent / "golden" / "fixtures"
@@ -59,3 +61,28 @@ def change_tensors(folder: Path, change: Callable[[dict[str, Stored]], object]) 
     tensors = read_stored(path)
     change(tensors)
     write_stored(path, tensors)
+
+
+def wide_experts(folder: Path, layout: str, width: int = 160) -> Path:
+    """A mixture of experts wide enough for int4 groups (rows of 96 to 160 values) and for compressed kernels.
+
+    `layout` names the golden checkpoint it is made from: its hidden 32 becomes 96, its expert width 12 becomes `width`,
+    its values random.
+    """
+    copy(layout, folder)
+    text = {"hidden_size": 96, "moe_intermediate_size": width, "intermediate_size": 192}
+    change_json(folder / "config.json", lambda config: config["text_config"].update(text))
+    change_json(folder / "config.json", lambda config: config["vision_config"].update(out_hidden_size=96))
+    wider, rng = {32: 96, 12: width, 24: 2 * width}, np.random.default_rng(0)
+
+    def widen(tensors: dict[str, Stored]) -> None:
+        for name, (_, shape, _) in list(tensors.items()):
+            if "merger" in name:
+                shape = (96, *shape[1:]) if "linear_fc2" in name else shape
+            elif ".visual." not in name and not name.endswith(("q_norm.weight", "k_norm.weight")):
+                shape = tuple(wider.get(n, n) for n in shape)
+            values = rng.standard_normal(shape) / np.sqrt(96)
+            tensors[name] = "F32", shape, (values + (len(shape) == 1)).astype(np.float32).tobytes()
+
+    change_tensors(folder, widen)
+    return folder

@@ -50,7 +50,8 @@ CHAT_TEMPLATE = """\
 
 def load(checkpoint: Path) -> DemoModel:
     """The averaged weights of a training checkpoint, rounded as they will be shipped, in float32."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state = saved.get("average") or saved["model"]
     vocabulary = state["model.language_model.embed_tokens.weight"].shape[0]
     model = DemoModel(Shape(text=TextShape(vocabulary=vocabulary)))
     model.load_state_dict({name: tensor.bfloat16().float() for name, tensor in state.items()})

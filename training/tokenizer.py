@@ -87,8 +87,9 @@ def build() -> Tokenizer:
     merges: list[tuple[str, str]] = []
     whole = [" " + word for word in _SPACED] + _BARE + _PUNCTUATION + _chinese_characters()
     for word in whole:
-        head, *tail = _letters(word)
-        for letter in tail:
+        letters = _letters(word)
+        head = letters[0]
+        for letter in letters[1:]:
             if head + letter not in vocabulary:
                 vocabulary[head + letter] = len(vocabulary)
                 merges.append((head, letter))

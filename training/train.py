@@ -33,6 +33,7 @@ LAST_FACTOR = 0.02
 MUON_RATE, ADAM_RATE, HEADS_RATE = 0.009, 0.001, 0.003
 EMA_DECAY = 0.99
 SAVE_EVERY_S, SHOW_EVERY_STEPS = 180, 20
+LONGEST_STEP_S = 30  # what a step took beyond this, it was paused (SIGSTOP) and does not count as training
 
 CANVASES = [(256, 320), (320, 256), (224, 320), (288, 288), (256, 256)]
 KINDS = {"receipt": 0.31, "chart": 0.29, "scene": 0.27, "text": 0.07, "form": 0.06}
@@ -140,7 +141,7 @@ class Trainer:
             self.clock.pictures += len(batch.pixels)
             for name, value in lesson.figures.items():
                 figures[name] = 0.95 * figures.get(name, float(value)) + 0.05 * float(value)
-            self.clock.used_s += time.monotonic() - began
+            self.clock.used_s += min(LONGEST_STEP_S, time.monotonic() - began)
             if self.clock.steps % SHOW_EVERY_STEPS == 0:
                 self._show(stage, figures, time.monotonic() - began)
             if time.monotonic() - saved_at > SAVE_EVERY_S:
@@ -171,8 +172,8 @@ class Trainer:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
-        self.average = state["average"]
-        if "muon" in state:  # a checkpoint kept small has weights only
+        self.average = state.get("average") or {name: tensor.clone() for name, tensor in state["model"].items()}
+        if "muon" in state:  # `keep` leaves the weights only
             self._muon.load_state_dict(state["muon"])
             self._adam.load_state_dict(state["adam"])
         self.clock.used_s, self.clock.steps, self.clock.pictures = state["clock"]

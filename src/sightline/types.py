@@ -71,6 +71,18 @@ class Grammar:
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """What the answer must look like: tool calls. `functions` are names with the schema of the arguments (JSON text).
+
+    `needed` False lets text stand before the calls or instead of them; `several` allows more than one.
+    """
+
+    functions: tuple[tuple[str, str], ...]
+    needed: bool
+    several: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is chosen. `temperature` 0 is greedy; `seed` None draws a fresh one.
 
@@ -89,16 +101,20 @@ class Sampling:
     stop: tuple[str, ...] = ()
     max_tokens: int = 512
     top_logprobs: int | None = None
-    grammar: Grammar | None = None
+    grammar: Grammar | Calls | None = None
     ignore_eos: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What the model is asked: the messages so far and, as JSON texts, the tools it may call."""
+    """What the model is asked: the messages so far and, as JSON texts, the tools it may call.
+
+    A conversation that is longer than the context loses its oldest turns, unless `may_drop_turns` is False.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[str, ...] = ()
+    may_drop_turns: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +161,21 @@ class PictureInfo:
     original: tuple[int, int]
     resized: tuple[int, int]
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What answering a conversation would take, without answering it.
+
+    `room`: tokens the answer could have. `first_token_s`: seconds from the beginning of the work to the first token
+    when no cache helps, None while `unmeasured` says what was never measured. `peak_bytes`: memory of the whole
+    process while it answers this alone, by formula.
+    """
+
+    prompt_tokens: int
+    pictures: tuple[PictureInfo, ...]
+    dropped_turns: int
+    room: int
+    first_token_s: float | None
+    unmeasured: str | None
+    peak_bytes: int

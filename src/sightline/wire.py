@@ -38,7 +38,6 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "service_tier": ("auto", "default"),
     "reasoning_effort": (),
     "verbosity": ("medium",),
-    "parallel_tool_calls": (True,),
     "best_of": (1,),
     "echo": (False,),
     "use_beam_search": (False,),
@@ -95,6 +94,7 @@ class TextPart(Wire):
 
 class ImageUrl(Wire):
     url: str
+    detail: Literal["auto", "low", "high"] | None = None
 
 
 class ImageUrlPart(PictureSizes):
@@ -193,10 +193,23 @@ def _tool(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+class NamedTool(Wire):
+    """The tool that must be called."""
+
+    name: str
+
+
 def _tool_choice(value: object) -> object:
-    if value in (None, "none", "auto"):
+    if value in (None, "none", "auto", "required"):
         return value
-    raise PydanticCustomError("unsupported_parameter", f"tool_choice {shown(value)} is not supported yet; send 'auto'")
+    function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None
+    if isinstance(function, dict) and isinstance(function.get("name"), str):
+        return NamedTool(name=function["name"])
+    raise PydanticCustomError(
+        "invalid_value",
+        f'tool_choice is {shown(value)}; send "none", "auto", "required" or '
+        '{"type": "function", "function": {"name": …}}',
+    )
 
 
 def _bias(value: dict[str, float]) -> dict[str, float]:
@@ -240,10 +253,12 @@ class ChatRequest(Pixels):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     tools: Annotated[tuple[Tool, ...], Field(strict=False, max_length=128)] | None = None
-    tool_choice: Annotated[Literal["none", "auto"] | None, BeforeValidator(_tool_choice)] = None
+    tool_choice: Annotated[Literal["none", "auto", "required"] | NamedTool | None, BeforeValidator(_tool_choice)] = None
+    parallel_tool_calls: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
 
 
 def parse_chat(body: object) -> ChatRequest:
@@ -400,6 +415,26 @@ class Report(Wire):
     decode_ms: float
     images: tuple[Picture, ...]
     cached_images: int
+    dropped_turns: int
+
+
+class EstimatedPicture(Picture):
+    resized: bool
+
+
+class Estimate(Wire):
+    """What a chat request would take; see docs/api.md."""
+
+    object: Literal["estimate"]
+    model: str
+    prompt_tokens: int
+    image_tokens: int
+    max_tokens: int
+    dropped_turns: int
+    images: tuple[EstimatedPicture, ...]
+    seconds_to_first_token: float | None
+    unmeasured: str | None
+    peak_memory_bytes: int
 
 
 class RivalLogprob(Wire):
@@ -441,9 +476,16 @@ class ChatCompletion(Wire):
     sightline: Report
 
 
+class ChunkToolCall(ToolCall):
+    """A call inside a stream; `index` is its place among the calls of the answer."""
+
+    index: int
+
+
 class ChunkDelta(Wire):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: tuple[ChunkToolCall, ...] | None = None
 
 
 class ChunkChoice(Wire):

@@ -1,9 +1,12 @@
 """The files under examples/ do what the README says, against a live port."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 RECEIPT = ROOT / "tests" / "golden" / "samples" / "receipt_1.png"
@@ -23,6 +26,7 @@ def test_a_receipt_is_read_into_a_schema(server):
     assert lines[-1] == "   39.63  total, Urban Foods, 2021-07-01"
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_streams_an_answer(server):
     events = run(server, "bash", ROOT / "examples" / "stream.sh", RECEIPT, "What is the total?")
     assert events.endswith("data: [DONE]\n\n")

@@ -1,11 +1,13 @@
 """What openai-python users rely on, on a live port with the demo model."""
 
 import base64
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
+import PIL.Image
 import pytest
 
 SAMPLES = Path(__file__).parents[1] / "golden" / "samples"
@@ -186,3 +188,35 @@ def test_more_pictures_than_allowed_are_counted_before_any_is_decoded(server):
 def test_the_model_list_names_the_demo_model(server):
     assert [model.id for model in server.client.models.list()] == ["sightline-demo"]
     assert server.client.models.retrieve("SIGHTLINE-DEMO").id == "sightline-demo"
+
+
+def test_a_picture_is_seen_at_the_size_that_was_asked_for_and_the_answer_says_so(server):
+    def seen(**sizes):
+        (size,) = server.ask(picture(large.getvalue(), **sizes), TOTAL, max_tokens=1).sightline["images"]
+        assert (size["width"], size["height"]) == (1600, 1200)
+        assert size["tokens"] == size["resized_width"] * size["resized_height"] // 1024
+        return size["resized_width"], size["resized_height"]
+
+    large = io.BytesIO()
+    PIL.Image.new("RGB", (1600, 1200), "white").save(large, "PNG")
+    url = picture(large.getvalue())["image_url"]["url"]
+    assert seen(resized_width=256, resized_height=224) == (256, 224)
+    width, height = seen(max_pixels=50_000)
+    assert 40_000 < width * height <= 50_000
+    # The demo model never sees as much as low detail allows.
+    assert seen(image_url={"url": url, "detail": "low"}) == seen(image_url={"url": url, "detail": "high"}) == seen()
+
+
+def test_a_conversation_longer_than_the_context_loses_its_oldest_turns_and_says_how_many(server):
+    turns = [{"role": role, "content": "a b c d " * 300} for _ in range(8) for role in ("user", "assistant")]
+    messages = [*turns, {"role": "user", "content": [picture(), TOTAL]}]
+
+    def ask(**fields):
+        return server.client.chat.completions.create(model="sightline-demo", messages=messages, extra_body=fields)
+
+    answer = ask()
+    assert 0 < answer.sightline["dropped_turns"] < 8
+    assert len(answer.sightline["images"]) == 1
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(truncation="disabled")
+    assert caught.value.code == "context_length_exceeded"

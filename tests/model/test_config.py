@@ -1,4 +1,4 @@
-"""Promises of the JSON side of a checkpoint: both dialects read alike, and every complaint names file, key and value."""
+"""Promises of a checkpoint's JSON files: both dialects read alike, and every complaint names file, key and value."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_checkpoints import FIXTURES, change_json
 
 from sightline.errors import CheckpointError
 from sightline.model.config import GenerationConfig, ModelConfig
+from small_checkpoints import FIXTURES, change_json
 
 FILES = ("config.json", "preprocessor_config.json", "generation_config.json")
-MISFITS = (None, True, -1, 0, 10**30, 1.5, float("inf"), "x", [], {}, [1], ["a"], [1, 2, 3], {"a": 1})
+MISFITS = (None, True, -1, 10**30, 1.5, float("inf"), "x", [], ["a"], {"a": 1})
 
 
 @pytest.fixture(params=["dense-tied"])
@@ -43,11 +43,6 @@ def rewritten_in_the_5x_dialect(folder: Path) -> ModelConfig:
 
 @pytest.mark.parametrize("folder", ["dense-tied", "moe-legacy"], indirect=True)
 def test_both_dialects_of_one_model_read_as_the_same_value(folder: Path):
-    assert rewritten_in_the_5x_dialect(folder) == ModelConfig.load(folder)
-
-
-@pytest.mark.parametrize("folder", ["dense-tied", "moe-legacy"], indirect=True)
-def test_the_older_dialect_says_what_the_newer_one_said(folder: Path):
     older = ModelConfig.load(folder)
     assert rewritten_in_the_5x_dialect(folder) == older
 
@@ -186,7 +181,7 @@ def test_experts_that_make_no_sense_are_named(folder: Path, key: str, value: obj
 )
 def test_a_processor_config_of_another_model_is_refused(folder: Path, key: str, value: object, says: str):
     change_json(folder / "preprocessor_config.json", lambda config: config.update({key: value}))
-    with pytest.raises(CheckpointError, match=rf"preprocessor_config\.json: {says}"):
+    with pytest.raises(CheckpointError, match=rf"preprocessor_config\.json: .*{says}"):
         ModelConfig.load(folder)
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from asgi import post
-from fake_backend import USAGE, FakeBackend, says
+from fake_backend import USAGE, FakeBackend
 from sightline.server.app import create_app
 from sightline.settings import Settings
 from sightline.types import Delta, Grammar, Image, Message, Text, TokenLogprob, ToolCall
@@ -50,7 +50,7 @@ async def test_an_answer_says_what_it_took_and_what_became_of_the_pictures():
     report = (await chat(FakeBackend()))["sightline"]
     assert report["images"] == [{"width": 60, "height": 40, "resized_width": 64, "resized_height": 32, "tokens": 4}]
     assert (report["model"], report["degraded"], report["queue_ms"]) == ("sightline-demo", False, 1)
-    assert report["cached_images"] == 0
+    assert (report["cached_images"], report["dropped_turns"]) == (0, 2)
 
 
 async def test_parts_keep_their_order_and_pictures_their_bytes():
@@ -73,6 +73,23 @@ async def test_parts_keep_their_order_and_pictures_their_bytes():
         Image(DATA, 100, 900, param="messages[0].content[3]"),
         Text("last"),
     )
+
+
+@pytest.mark.parametrize(
+    ("detail", "sizes", "max_pixels"),
+    [
+        ("low", {}, 512 * 512),
+        ("low", {"max_pixels": 900}, 900),
+        ("low", {"max_pixels": 10**6}, 512 * 512),
+        ("high", {}, None),
+        ("auto", {"max_pixels": 10**6}, 10**6),
+        (None, {}, None),
+    ],
+)
+async def test_low_detail_is_a_ceiling_and_the_others_are_the_models_own_size(detail, sizes, max_pixels):
+    part = {"type": "image_url", "image_url": {"url": B64, "detail": detail}} | sizes
+    answer = await asked(messages=[{"role": "user", "content": [part]}])
+    assert answer.asked.messages[0].parts[0].max_pixels == max_pixels
 
 
 async def test_a_conversation_with_tools_keeps_calls_and_results():
@@ -130,6 +147,14 @@ async def test_the_response_format_becomes_a_grammar(wanted, grammar):
     assert (await asked(response_format=wanted)).sampling.grammar == grammar
 
 
+async def test_the_oldest_turns_may_go_unless_the_request_forbids_it():
+    assert [(await asked(truncation=wanted)).asked.may_drop_turns for wanted in (None, "auto", "disabled")] == [
+        True,
+        True,
+        False,
+    ]
+
+
 async def test_several_answers_are_drawn_at_once_from_seeds_that_count_up():
     backend = FakeBackend()
     answer = await chat(backend, n=3, seed=7)
@@ -145,25 +170,3 @@ async def test_log_probabilities_come_in_openais_form_and_never_as_infinity():
     rival = {"token": "x", "logprob": -9999.0, "bytes": [120]}
     shown = {"token": "é", "logprob": -0.5, "bytes": [195, 169], "top_logprobs": [rival]}
     assert answer["choices"][0]["logprobs"] == {"content": [shown], "refusal": None}
-
-
-async def test_a_call_in_the_answer_becomes_a_tool_call():
-    backend = FakeBackend(*says('I add.\n<tool_call>\n{"name": "add", "arguments": {"a": ', '{"b": 2}}}\n</tool_call>'))
-    choice = (await chat(backend, tools=[TOOL]))["choices"][0]
-    call = choice["message"]["tool_calls"][0]
-    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", "I add.")
-    assert (call["type"], call["function"]) == ("function", {"name": "add", "arguments": '{"a": {"b": 2}}'})
-    assert call["id"].startswith("call_")
-
-
-@pytest.mark.parametrize(
-    "text", ["<tool_call>\n{broken}\n</tool_call>", '<tool_call>{"name": 5, "arguments": {}}</tool_call>']
-)
-async def test_a_call_that_cannot_be_read_stays_text(text):
-    choice = (await chat(FakeBackend(*says(text)), tools=[TOOL]))["choices"][0]
-    assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", text)
-
-
-async def test_call_marks_are_plain_text_when_no_tools_were_given():
-    text = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
-    assert (await chat(FakeBackend(*says(text))))["choices"][0]["message"]["content"] == text

@@ -12,6 +12,7 @@ from sightline.settings import Settings
 
 pytestmark = pytest.mark.anyio
 HELLO = [{"role": "user", "content": "hello"}]
+TOOL = {"type": "function", "function": {"name": "add"}}
 
 
 def app(backend=None, **settings):
@@ -78,6 +79,18 @@ def picture(url):
             "messages[0].content[0].image_url.url",
             "data:",
         ),
+        (
+            says([{"type": "image_url", "image_url": {"url": "AAAA", "detail": "medium"}}]),
+            "invalid_value",
+            "messages[0].content[0].image_url.detail",
+            "'medium'",
+        ),
+        (
+            says([{"type": "image_url", "image_url": {"url": "AAAA", "detail": "low"}, "min_pixels": 300_000}]),
+            "invalid_value",
+            "messages[0].content[0].image_url.detail",
+            "min_pixels is 300000",
+        ),
         (picture("HTTP://example.org/a.png"), "remote_media_disabled", "messages[0].content[0].image_url.url", "data:"),
         (picture("file:///etc/passwd"), "invalid_image", "messages[0].content[0].image_url.url", "'file'"),
         (asks(temperature=2.5), "invalid_value", "temperature", "2.5: input should be less than or equal to 2"),
@@ -101,7 +114,17 @@ def picture(url):
             "is missing",
         ),
         (asks(tools=[{"type": "function"}]), "invalid_value", "tools[0]", "a tool must be"),
-        (asks(tool_choice="required"), "unsupported_parameter", "tool_choice", "'required'"),
+        (asks(tools=[TOOL, TOOL]), "invalid_value", "tools", "'add'"),
+        (asks(tool_choice="required"), "invalid_value", "tool_choice", "no tools"),
+        (asks(tool_choice="any", tools=[TOOL]), "invalid_value", "tool_choice", "'any'"),
+        (asks(tool_choice={"type": "function"}, tools=[TOOL]), "invalid_value", "tool_choice", 'send "none"'),
+        (
+            asks(tool_choice={"type": "function", "function": {"name": "sub"}}, tools=[TOOL]),
+            "invalid_value",
+            "tool_choice",
+            "'sub', which is not among the tools",
+        ),
+        (asks(parallel_tool_calls="no", tools=[TOOL]), "invalid_value", "parallel_tool_calls", "'no'"),
         (asks(modalities=["text", "audio"]), "unsupported_parameter", "modalities", 'send ["text"]'),
         (asks(service_tier="flex"), "unsupported_parameter", "service_tier", '"auto"'),
         (asks(functions=[]), "unsupported_parameter", "functions", "leave it out"),
@@ -161,7 +184,7 @@ async def test_harmless_and_unknown_fields_are_ignored():
     assert (await post(app(), body).end()).status == 200
 
 
-@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/mixed"])
 async def test_another_content_type_is_told_which_are_known(kind):
     reply = await post(app(), b"{}", headers={"content-type": kind} if kind else {}).end()
     assert (reply.status, reply.error["type"]) == (415, "invalid_request_error")

@@ -83,12 +83,6 @@ async def test_our_own_mistake_in_a_stream_is_not_told_but_numbered():
     assert b"secret" not in reply.body
 
 
-async def test_tools_cannot_be_streamed_yet_and_say_so():
-    tool = {"type": "function", "function": {"name": "add"}}
-    reply = await ask(FakeBackend(), tools=[tool]).end()
-    assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "unsupported_parameter", "tools")
-
-
 async def test_a_reader_who_leaves_mid_stream_stops_the_work():
     backend = FakeBackend(Delta("Hel"), asyncio.Event(), *says("lo"))
     exchange = ask(backend)

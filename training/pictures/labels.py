@@ -81,7 +81,8 @@ def box_digits(box: tuple[int, int, int, int]) -> dict[int, int]:
 def box_sides(columns: NDArray[np.uint8]) -> NDArray[np.float32]:
     """`box_digits` undone: (..., Find.WIDTH) labels to (..., 4) sides in 0-1; meaningless where there is no box."""
     digits = columns[..., Find.BOX : Find.WIDTH].astype(np.float32) - 1
-    return (digits[..., 0::2] * 100 + digits[..., 1::2] * 10 + 5) / 1000
+    sides: NDArray[np.float32] = (digits[..., 0::2] * 100 + digits[..., 1::2] * 10 + 5) / 1000
+    return sides
 
 
 def partner(name: str) -> dict[int, int]:

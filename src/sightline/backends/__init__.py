@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable
 from typing import Literal, Protocol
 
-from sightline.types import Conversation, Delta, PictureInfo, Sampling
+from sightline.types import Conversation, Delta, Estimate, PictureInfo, Sampling
 
 State = Literal["loading", "ready", "failed"]
 
@@ -20,7 +20,12 @@ class Answer(AsyncIterable[Delta], Protocol):
 
     @property
     def pictures(self) -> tuple[PictureInfo, ...]:
-        """What became of each picture of the conversation, in its order."""
+        """What became of each picture the model saw, in the conversation's order; dropped turns have none."""
+        ...
+
+    @property
+    def dropped_turns(self) -> int:
+        """How many of the conversation's oldest turns the model did not see, because the context does not hold them."""
         ...
 
     @property
@@ -85,6 +90,10 @@ class Backend(Protocol):
 
         Every error that is the caller's is raised here, before the first delta. Cancelling the call withdraws it.
         """
+        ...
+
+    async def estimate(self, conversation: Conversation, sampling: Sampling) -> Estimate:
+        """What an answer would take. Prepares the prompt, so it raises what `generate` would raise for it."""
         ...
 
     async def close(self, drain_s: float) -> None:

@@ -15,14 +15,16 @@ from sightline.backends import State
 from sightline.engine.engine import Engine, EngineStats
 from sightline.engine.prepare import Preparer
 from sightline.engine.prompt import Prompt
+from sightline.engine.rates import Rates
 from sightline.engine.stream import Stream
 from sightline.errors import CheckpointError, InternalError, ModelLoading, ShuttingDown, SightlineError
 from sightline.media.sandbox import ImageWorkers
 from sightline.model.config import GenerationConfig, ModelConfig
 from sightline.model.download import resolve
 from sightline.model.load import Model, load
+from sightline.model.machine import memory_need
 from sightline.settings import Settings
-from sightline.types import Conversation, Delta, PictureInfo, Sampling
+from sightline.types import Conversation, Delta, Estimate, PictureInfo, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +38,18 @@ T = TypeVar("T")
 class LocalAnswer:
     """One answer of the local engine."""
 
-    def __init__(self, prompt: Prompt, stream: Stream):
+    def __init__(self, prompt: Prompt, stream: Stream, rates: Rates):
         self._prompt = prompt
         self._stream = stream
+        self._rates = rates
 
     @property
     def pictures(self) -> tuple[PictureInfo, ...]:
-        return tuple(visual.picture.info for visual in self._prompt.visuals)
+        return self._prompt.pictures
+
+    @property
+    def dropped_turns(self) -> int:
+        return self._prompt.dropped_turns
 
     @property
     def prompt_tokens(self) -> int:
@@ -52,7 +59,10 @@ class LocalAnswer:
         return self
 
     async def __anext__(self) -> Delta:
-        return await self._stream.__anext__()
+        delta = await self._stream.__anext__()
+        if delta.usage:
+            self._rates.note(delta.usage, len(self.pictures))
+        return delta
 
     async def aclose(self) -> None:
         self._stream.close()
@@ -76,6 +86,7 @@ class LocalBackend:
         self._workers: ImageWorkers | None = None
         self._engine: Engine | None = None
         self._preparer: Preparer | None = None
+        self._rates = Rates()
         self._preparing = 0  # questions between `generate` and the engine's queue
         self._closing = False
 
@@ -106,19 +117,39 @@ class LocalBackend:
     async def generate(
         self, conversation: Conversation, sampling: Sampling, *, request_id: str, tenant: str = ""
     ) -> LocalAnswer:
+        engine, preparer = self._loaded()
+        self._preparing += 1
+        try:
+            prompt = await preparer.prepare(conversation, sampling, tenant)
+            log.debug("%s: %d prompt tokens", request_id, len(prompt.token_ids))
+            return LocalAnswer(prompt, engine.submit(prompt, sampling), self._rates)
+        finally:
+            self._preparing -= 1
+
+    async def estimate(self, conversation: Conversation, sampling: Sampling) -> Estimate:
+        engine, preparer = self._loaded()
+        prompt = await preparer.prepare(conversation, sampling)
+        tokens, config = len(prompt.token_ids), engine.model.config
+        patches = max((picture.tokens * config.vision.merge**2 for picture in prompt.pictures), default=0)
+        context = tokens + min(sampling.max_tokens, prompt.max_new)
+        return Estimate(
+            prompt_tokens=tokens,
+            pictures=prompt.pictures,
+            dropped_turns=prompt.dropped_turns,
+            room=prompt.max_new,
+            first_token_s=self._rates.first_token_s(tokens, prompt.image_tokens),
+            unmeasured=self._rates.unmeasured(prompt.image_tokens),
+            peak_bytes=memory_need(config, self._settings.precision, context, patches).total,
+        )
+
+    def _loaded(self) -> tuple[Engine, Preparer]:
         if self._closing:
             raise ShuttingDown("the server is shutting down; try again later")
         if self._engine is None or self._preparer is None:
             if self.state == "failed":
                 raise InternalError("the model could not be loaded; see the server's log", code="model_failed")
             raise ModelLoading(f"the model is still loading ({self.progress}); try again shortly")
-        self._preparing += 1
-        try:
-            prompt = await self._preparer.prepare(conversation, sampling, tenant)
-            log.debug("%s: %d prompt tokens", request_id, len(prompt.token_ids))
-            return LocalAnswer(prompt, self._engine.submit(prompt, sampling))
-        finally:
-            self._preparing -= 1
+        return self._engine, self._preparer
 
     async def close(self, drain_s: float = 0.0) -> None:
         self._closing = True

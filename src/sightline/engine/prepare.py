@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -11,16 +12,20 @@ import numpy as np
 
 from sightline.engine.constrain import GrammarCompiler
 from sightline.engine.prompt import Picture, Prompt, Visual
+from sightline.engine.turns import count_turns, without_oldest
 from sightline.errors import InvalidRequest, PromptTooLong, UnsupportedField
 from sightline.media.images import ResizeRule
 from sightline.media.sandbox import ImageWorkers
 from sightline.model.load import Model
 from sightline.model.positions import Grid, token_positions
-from sightline.model.prompt import encode_pieces, render
+from sightline.model.prompt import EncodedPrompt, encode_pieces, render
 from sightline.settings import MediaSettings
-from sightline.types import Conversation, Image, PictureInfo, Sampling, Video
+from sightline.types import Conversation, Image, PictureInfo, Sampling, Text, Video
 
 _LONGEST_TOKEN = 128  # bytes; a text longer than this times the context cannot fit, whatever its tokens are
+# When turns must go, so many go that the answer has room for `max_tokens`, at most this and a quarter of the context:
+# a client that asks for 100,000 tokens to be safe must not lose its whole history for it.
+_ANSWER_ROOM = 512
 
 
 class Preparer:
@@ -54,17 +59,18 @@ class Preparer:
             raise InvalidRequest("messages is empty; send at least one user message", param="messages")
         if any(isinstance(part, Video) for part in parts):
             raise UnsupportedField("video is not supported yet; send single frames as images", param="messages")
-        images = [part for part in parts if isinstance(part, Image)]
+        images = _images(conversation)
         if len(images) > self._media.max_images:
             raise InvalidRequest(
                 f"the request has {len(images)} images, the limit is {self._media.max_images}; send fewer",
                 param="messages",
                 code="too_many_images",
             )
-        size = sum(len(part.text) for part in parts if not isinstance(part, Image | Video))
-        if size > self._max_context * _LONGEST_TOKEN:
+        least = without_oldest(conversation, _droppable(conversation))
+        if not self._could_fit(least):
             raise PromptTooLong(
-                f"the text has {size} characters, more than {self._max_context} tokens of context can hold; shorten it",
+                f"the text has {_characters(least)} characters, more than {self._max_context} tokens of context can "
+                "hold; shorten it",
                 param="messages",
             )
         return images
@@ -81,18 +87,10 @@ class Preparer:
     def _assemble(
         self, conversation: Conversation, pictures: Sequence[Picture], sampling: Sampling, tenant: str
     ) -> Prompt:
-        model, vision = self._model, self._model.config.vision
-        pieces = render(conversation, style=model.style)
-        encoded = encode_pieces(pieces, model.tokenizer, [picture.info.tokens for picture in pictures])
+        vision = self._model.config.vision
+        dropped, encoded = self._fitted(conversation, pictures, sampling.max_tokens)
         length = len(encoded.token_ids)
-        room = self._max_context - length
-        if room < 1:
-            shown = sum(picture.info.tokens for picture in pictures)
-            raise PromptTooLong(
-                f"the prompt has {length} tokens ({shown} of them pictures), the context holds {self._max_context} and "
-                "one is needed for the answer; shorten it, send fewer images or lower max_pixels",
-                param="messages",
-            )
+        pictures = pictures[_images_in_oldest(conversation, dropped) :]
         visuals = [Visual(s.start, s.start + s.count, pictures[s.index]) for s in encoded.spans]
         runs = []
         for visual in visuals:
@@ -104,7 +102,69 @@ class Preparer:
             positions=positions,
             next_position=following,
             visuals=tuple(visuals),
-            max_new=room,
+            max_new=self._max_context - length,
             constraint=self._grammars.compile(sampling.grammar) if sampling.grammar else None,
             salt=b"tenant " + tenant.encode(),
+            dropped_turns=dropped,
         )
+
+    def _fitted(
+        self, conversation: Conversation, pictures: Sequence[Picture], max_tokens: int
+    ) -> tuple[int, EncodedPrompt]:
+        """How many of the oldest turns must go, and the tokens of the rest. Raises PromptTooLong."""
+        if self._could_fit(conversation):
+            encoded = self._encode(conversation, pictures, 0)
+            if len(encoded.token_ids) < self._max_context:
+                return 0, encoded
+        room = min(max_tokens, _ANSWER_ROOM, self._max_context // 4)
+        most = _droppable(conversation)
+
+        def enough(dropped: int) -> bool:
+            return (
+                self._could_fit(without_oldest(conversation, dropped))
+                and len(self._encode(conversation, pictures, dropped).token_ids) + room <= self._max_context
+            )
+
+        dropped = bisect_left(range(most), True, key=enough)
+        encoded = self._encode(conversation, pictures, dropped)
+        length = len(encoded.token_ids)
+        if length >= self._max_context:
+            shown = sum(span.count for span in encoded.spans)
+            allowed = "" if conversation.may_drop_turns else ', or let the oldest turns go ("truncation": "auto")'
+            raise PromptTooLong(
+                f"the prompt has {length} tokens ({shown} of them pictures), the context holds {self._max_context} and "
+                f"one is needed for the answer; shorten it, send fewer images or lower max_pixels{allowed}",
+                param="messages",
+            )
+        return dropped, encoded
+
+    def _encode(self, conversation: Conversation, pictures: Sequence[Picture], dropped: int) -> EncodedPrompt:
+        kept = pictures[_images_in_oldest(conversation, dropped) :]
+        pieces = render(without_oldest(conversation, dropped), style=self._model.style)
+        return encode_pieces(pieces, self._model.tokenizer, [picture.info.tokens for picture in kept])
+
+    def _could_fit(self, conversation: Conversation) -> bool:
+        """Whether its text is short enough to be worth encoding."""
+        return _characters(conversation) <= self._max_context * _LONGEST_TOKEN
+
+
+def _droppable(conversation: Conversation) -> int:
+    return count_turns(conversation) - 1 if conversation.may_drop_turns else 0
+
+
+def _images_in_oldest(conversation: Conversation, turns: int) -> int:
+    """How many pictures go with the oldest turns. The server refuses them in the system message, which stays."""
+    return len(_images(conversation)) - len(_images(without_oldest(conversation, turns)))
+
+
+def _images(conversation: Conversation) -> list[Image]:
+    return [part for message in conversation.messages for part in message.parts if isinstance(part, Image)]
+
+
+def _characters(conversation: Conversation) -> int:
+    """The length of all text in it, tools and calls included."""
+    size = sum(map(len, conversation.tools))
+    for message in conversation.messages:
+        size += sum(len(part.text) for part in message.parts if isinstance(part, Text))
+        size += sum(len(call.arguments) for call in message.tool_calls) + len(message.reasoning or "")
+    return size

@@ -37,7 +37,8 @@ class Visual:
 class Prompt:
     """Token ids [T] with M-RoPE positions [3, T], the position of the first answer token, and the pictures in order.
 
-    `max_new`: answer tokens there is room for. `salt` keeps cached blocks of different tenants apart.
+    `max_new`: answer tokens there is room for. `salt` keeps cached blocks of different tenants apart. `dropped_turns`:
+    how many of the conversation's oldest turns are missing, because the context does not hold them.
     """
 
     token_ids: NDArray[np.int32]
@@ -47,6 +48,11 @@ class Prompt:
     max_new: int
     constraint: Constraint | None = None
     salt: bytes = b"-"
+    dropped_turns: int = 0
+
+    @property
+    def pictures(self) -> tuple[PictureInfo, ...]:
+        return tuple(visual.picture.info for visual in self.visuals)
 
     @property
     def image_tokens(self) -> int:

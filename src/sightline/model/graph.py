@@ -104,7 +104,7 @@ def layer_norm(x: Node, gain: Any, bias: Any, eps: float = 1e-6) -> Node:
 
 
 def rotary(x: Node, cos: Node, sin: Node, head_dim: int, axis: int) -> Node:
-    """x*cos + rotate_half(x)*sin over `axis`, which must not be negative: then the kernel would not fuse."""
+    """x*cos + rotate_half(x)*sin over `axis`, counted from the front: not every release fuses a negative one."""
     half = head_dim // 2
     first = op.slice(x, i64(0), i64(half), i64(1), i64(axis))
     second = op.slice(x, i64(half), i64(2**31 - 1), i64(1), i64(axis))

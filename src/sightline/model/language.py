@@ -27,6 +27,7 @@ I32 = NDArray[np.int32]
 
 _PREFIX = "model.language_model."
 _EMBEDDING = _PREFIX + "embed_tokens.weight"
+_RELEASE_ROWS = 512  # a row read from the map keeps up to 64 KiB of the file resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class LanguageModel:
         self.compiled = kernels.compile(model, kernels.language)
         self._request = self.compiled.create_infer_request()
         self._pools: list[ov.Tensor] = []
+        self._rows_read = 0  # rows of the mapped embedding table since its pages were last given back
         self.blocks = 0
 
     @property
@@ -104,6 +106,10 @@ class LanguageModel:
             self._request.set_tensor(name, ov.Tensor(array))
         run(self._request, cancelled)
         tokens = sum(len(s.token_ids) for s in slices)
+        self._rows_read += tokens
+        if self._rows_read >= _RELEASE_ROWS:
+            self._weights.release()
+            self._rows_read = 0
         logits = np.array(self._request.get_tensor("logits").data)  # .data is a view into the request
         if not self.config.experts:
             return StepResult(logits)

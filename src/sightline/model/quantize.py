@@ -74,7 +74,7 @@ def plan(checkpoint: Checkpoint, precision: Precision) -> list[Plan]:
     """Every matrix to pack, in file order."""
     plans = []
     for name, tensor in checkpoint.tensors.items():
-        if not _is_packed(name, tensor):
+        if not _is_packed(name, tensor) or (name == "lm_head.weight" and checkpoint.config.tied):
             continue
         shape, transposed = tensor.shape, False
         if len(shape) == 3:

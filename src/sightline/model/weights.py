@@ -64,7 +64,7 @@ class Weights:
         packed = self._packed(name, (out, width), index)
         if packed is not None:
             return packed
-        transposed = tensor.shape[1:] == (width, out)
+        transposed = experts_are_transposed(self.checkpoint, name)
         return Weight(tensor.data[index], (out, width), tensor.dtype, transposed)
 
     def values(self, name: str, *shape: int) -> NDArray[np.float32]:

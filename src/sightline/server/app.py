@@ -16,7 +16,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from sightline import __version__, wire
 from sightline.backends import Backend
 from sightline.errors import (
-    ContentTooLarge,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
@@ -26,14 +25,15 @@ from sightline.errors import (
     ShuttingDown,
     SightlineError,
     Unavailable,
-    UnsupportedMediaType,
 )
-from sightline.server import openai
+from sightline.server import bodies, openai
 from sightline.server.answers import close_answers, collect, open_answers, while_connected
 from sightline.server.edge import Edge
+from sightline.server.form import chat_body, read_form
 from sightline.server.refusals import refusal
 from sightline.server.sse import EventStream, chat_events
 from sightline.settings import MIB, Settings
+from sightline.types import Conversation, Sampling
 
 WELCOME = f"Sightline {__version__} answers questions about pictures. POST /v1/chat/completions as for OpenAI.\n"
 
@@ -62,6 +62,7 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
         "/v1/models": ("GET", service.models),
         "/v1/models/{name:path}": ("GET", service.model),
         "/v1/chat/completions": ("POST", service.chat),
+        "/v1/estimate": ("POST", service.estimate),
         "/v1/completions": ("POST", unsupported),
         "/v1/embeddings": ("POST", unsupported),
     }
@@ -101,31 +102,49 @@ class Service:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         started = time.perf_counter()
-        self._admit()
-        limit = int(self.settings.max_body_mb * MIB)
-        asked = wire.parse_chat(wire.read_json(await json_body(request, limit)))
-        self._check_model(asked.model)
-        samplings = openai.samplings(asked, self.backend.defaults)
-        conversation = openai.conversation(asked)
-        request.state.pictures = openai.picture_bytes(conversation)
+        asked, conversation, samplings = await self._question(request)
         request_id: str = request.state.request_id
         opening = open_answers(self.backend, conversation, samplings, request_id)
         answers = await while_connected(request.receive, opening)
-        caption = openai.Caption(request_id, self.backend.model_id, int(time.time()), answers[0].pictures)
+        caption = openai.Caption(
+            request_id, self.backend.model_id, int(time.time()), answers[0].pictures, answers[0].dropped_turns
+        )
+        tools = bool(conversation.tools)
         if asked.stream:
             include_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            events = chat_events(caption, answers, include_usage=include_usage, started=started)
+            events = chat_events(caption, answers, tools=tools, include_usage=include_usage, started=started)
             return EventStream(events, request_id=request_id, cleanup=partial(close_answers, answers))
         try:
             outcomes = await while_connected(request.receive, collect(answers))
         finally:
             await close_answers(answers)
         total_ms = (time.perf_counter() - started) * 1000
-        return _json(
-            openai.completion(
-                caption, outcomes, total_ms, tools=bool(conversation.tools), logprobs=bool(asked.logprobs)
-            )
-        )
+        return _json(openai.completion(caption, outcomes, total_ms, tools=tools, logprobs=bool(asked.logprobs)))
+
+    async def estimate(self, request: Request) -> Response:
+        """POST /v1/estimate: what a chat request would take, without answering it."""
+        _, conversation, (sampling, *_) = await self._question(request)
+        found = await while_connected(request.receive, self.backend.estimate(conversation, sampling))
+        return _json(openai.estimate(self.backend.model_id, found, sampling.max_tokens))
+
+    async def _question(self, request: Request) -> tuple[wire.ChatRequest, Conversation, tuple[Sampling, ...]]:
+        """What is asked, as sent and as our values; raises for whatever keeps it from being asked."""
+        self._admit()
+        asked, pictures = await self._read(request)
+        self._check_model(asked.model)
+        samplings = openai.samplings(asked, self.backend.defaults)
+        conversation = openai.conversation(asked, pictures)
+        request.state.pictures = openai.picture_bytes(conversation)
+        return asked, conversation, samplings
+
+    async def _read(self, request: Request) -> tuple[wire.ChatRequest, tuple[bytes, ...]]:
+        """The request, from JSON or from a form, and the pictures of the form."""
+        limit = int(self.settings.max_body_mb * MIB)
+        if bodies.content_kind(request, bodies.JSON, bodies.FORM) == bodies.JSON:
+            return wire.parse_chat(wire.read_json(await bodies.whole(request, limit))), ()
+        parts = await read_form(bodies.chunks(request, limit), request.headers["content-type"])
+        body, pictures = chat_body(parts)
+        return wire.parse_chat(body), pictures
 
     def _admit(self) -> None:
         if self.draining:
@@ -162,29 +181,6 @@ async def unsupported(request: Request) -> Response:
     raise NotFound(
         f"{request.url.path} is unsupported: the model here answers chats; use /v1/chat/completions", code="unsupported"
     )
-
-
-async def json_body(request: Request, limit: int) -> bytes:
-    """The body of a JSON request, at most `limit` bytes. Raises UnsupportedMediaType or ContentTooLarge, unread."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        raise UnsupportedMediaType("multipart/form-data is not supported yet; send application/json")
-    if kind != "application/json":
-        raise UnsupportedMediaType(
-            f"the content type is {wire.shown(kind)}; send application/json (multipart/form-data is not supported yet)"
-        )
-    coding = request.headers.get("content-encoding", "identity").lower()
-    if coding != "identity":
-        raise UnsupportedMediaType(f"the content encoding is {wire.shown(coding)}; send the body uncompressed")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise ContentTooLarge(f"the body has {declared} bytes, the limit is {limit}; send smaller or fewer pictures")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise ContentTooLarge(f"the body has more than {limit} bytes, the limit; send smaller or fewer pictures")
-    return bytes(body)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -21,6 +21,8 @@ def to_stderr(level: str) -> None:
         logger_factory=_Stderr,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # It warns of every form it refuses, and we tell the one who sent it.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 class _Stderr:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sightline import wire
-from sightline.errors import InvalidRequest, MissingField, UnsupportedField
+from sightline.errors import InvalidRequest, MissingField
 from sightline.server.inline import inline_bytes
+from sightline.server.tools import CallReader
 from sightline.types import (
+    Calls,
     Conversation,
     Delta,
+    Estimate,
     FinishReason,
     Grammar,
     Image,
@@ -35,23 +36,34 @@ ROLES: Mapping[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
 }
+LOW_DETAIL_PIXELS = 512 * 512  # what OpenAI scales a picture of low detail down to; 256 tokens of ours
 LOWEST_LOGPROB = -9999.0  # JSON has no -Infinity; what a grammar forbids has that
-TOOL_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
 # ---- a request becomes a conversation and its sampling
 
 
-def conversation(request: wire.ChatRequest) -> Conversation:
+def conversation(request: wire.ChatRequest, pictures: Sequence[bytes] = ()) -> Conversation:
     """The messages as our values, pictures decoded from base64 but not yet from JPEG.
 
+    `pictures` are the files of a form; they stand before the text of its one message.
     Raises InvalidRequest, InvalidImage or RemoteMediaDisabled naming the message.
     """
     messages = tuple(_message(message, index, request) for index, message in enumerate(request.messages))
+    if pictures:
+        (message,) = messages
+        images = (
+            Image(data, min_pixels=request.min_pixels, max_pixels=request.max_pixels, param=f"image[{index}]")
+            for index, data in enumerate(pictures)
+        )
+        messages = (replace(message, parts=(*images, *message.parts)),)
     _check_order(messages, request.messages)
     tools = request.tools if request.tools and request.tool_choice != "none" else ()
-    if tools and request.stream:
-        raise UnsupportedField("'tools' with 'stream' is not supported yet; send \"stream\": false", param="tools")
-    return Conversation(messages, tuple(json.dumps(tool, ensure_ascii=False) for tool in tools))
+    _check_choice(request)
+    return Conversation(
+        messages,
+        tuple(json.dumps(tool, ensure_ascii=False) for tool in tools),
+        may_drop_turns=request.truncation != "disabled",
+    )
 
 
 def _message(message: wire.ChatMessage, index: int, request: wire.ChatRequest) -> Message:
@@ -77,14 +89,22 @@ def _message(message: wire.ChatMessage, index: int, request: wire.ChatRequest) -
 def _part(part: wire.Part, param: str, request: wire.ChatRequest) -> Text | Image:
     if isinstance(part, wire.TextPart):
         return Text(part.text)
+    least, most = part.min_pixels or request.min_pixels, part.max_pixels or request.max_pixels
     if isinstance(part, wire.ImageUrlPart):
         data = inline_bytes(part.image_url.url, f"{param}.image_url.url")
+        if part.image_url.detail == "low":
+            if least and least > LOW_DETAIL_PIXELS:
+                raise InvalidRequest(
+                    f"min_pixels is {least}, but detail 'low' is {LOW_DETAIL_PIXELS} pixels at most; send one of them",
+                    param=f"{param}.image_url.detail",
+                )
+            most = min(most or LOW_DETAIL_PIXELS, LOW_DETAIL_PIXELS)
     else:
         data = inline_bytes(part.image, f"{param}.image")
     return Image(
         data,
-        min_pixels=part.min_pixels or request.min_pixels,
-        max_pixels=part.max_pixels or request.max_pixels,
+        min_pixels=least,
+        max_pixels=most,
         resized_height=part.resized_height,
         resized_width=part.resized_width,
         param=param,
@@ -134,7 +154,7 @@ def samplings(request: wire.ChatRequest, defaults: Sampling) -> tuple[Sampling, 
         "stop": request.stop,
         "max_tokens": _max_tokens(request),
         "top_logprobs": (request.top_logprobs or 0) if request.logprobs else None,
-        "grammar": _grammar(request.response_format),
+        "grammar": _calls(request) or _grammar(request.response_format),
         "ignore_eos": request.ignore_eos,
     }
     base = replace(defaults, **{name: value for name, value in given.items() if value is not None})
@@ -165,6 +185,42 @@ def _grammar(wanted: wire.ResponseFormat | None) -> Grammar | None:
     return Grammar(json.dumps(wanted.json_schema.body, ensure_ascii=False))
 
 
+def _check_choice(request: wire.ChatRequest) -> None:
+    names = [tool["function"]["name"] for tool in request.tools or ()]
+    if len(names) > len(set(names)):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"two tools have the name '{twice}'; names must differ", param="tools")
+    if request.tool_choice == "required" and not names:
+        raise InvalidRequest("tool_choice is 'required', but there are no tools; send 'tools'", param="tool_choice")
+    if isinstance(request.tool_choice, wire.NamedTool) and request.tool_choice.name not in names:
+        raise InvalidRequest(
+            f"tool_choice names {wire.shown(request.tool_choice.name)}, which is not among the tools",
+            param="tool_choice",
+        )
+
+
+def _parameters(function: Mapping[str, object]) -> str:
+    return json.dumps(function.get("parameters") or {"type": "object"}, ensure_ascii=False)
+
+
+def _calls(request: wire.ChatRequest) -> Calls | None:
+    """The form of an answer that must call tools, or may call one only; None where the model is free.
+
+    A model that may answer with text as well obeys `response_format` first: then it makes no calls at all.
+    """
+    functions = tuple((tool["function"]["name"], _parameters(tool["function"])) for tool in request.tools or ())
+    several = request.parallel_tool_calls is not False
+    if isinstance(request.tool_choice, wire.NamedTool):
+        named = tuple(function for function in functions if function[0] == request.tool_choice.name)
+        return Calls(named, needed=True, several=False)
+    if request.tool_choice == "required":
+        return Calls(functions, needed=True, several=several)
+    free_text = request.response_format is None or request.response_format.type == "text"
+    if functions and request.tool_choice != "none" and not several and free_text:
+        return Calls(functions, needed=False, several=False)
+    return None
+
+
 # ---- an answer becomes a completion or its chunks
 
 
@@ -192,6 +248,7 @@ class Caption:
     model: str
     created: int
     pictures: tuple[PictureInfo, ...]
+    dropped_turns: int
 
     @property
     def id(self) -> str:
@@ -215,35 +272,21 @@ def completion(
 
 
 def _choice(index: int, outcome: Outcome, tools: bool, logprobs: bool) -> wire.Choice:
-    text, calls = _tool_calls(outcome.text) if tools else (outcome.text, ())
+    reader = CallReader(tools=tools)
+    text, calls = reader.push(outcome.text)
+    text += reader.flush()
     message = wire.AnswerMessage(role="assistant", content=text, refusal=None)
-    finish = outcome.finish
     if calls:
-        message = wire.AnswerMessage(role="assistant", content=text or None, refusal=None, tool_calls=calls)
-        finish = "tool_calls" if finish == "stop" else finish
+        made = tuple(map(tool_call, calls))
+        message = wire.AnswerMessage(role="assistant", content=text or None, refusal=None, tool_calls=made)
     shown = _logprobs(outcome.logprobs) if logprobs else None
-    return wire.Choice(index=index, message=message, logprobs=shown, finish_reason=finish)
+    return wire.Choice(index=index, message=message, logprobs=shown, finish_reason=reader.finish(outcome.finish))
 
 
-def _tool_calls(text: str) -> tuple[str, tuple[wire.ToolCall, ...]]:
-    """The text around the model's tool calls, and the calls. What does not read as a call stays text."""
-    calls: list[wire.ToolCall] = []
-
-    def take(match: re.Match[str]) -> str:
-        try:
-            call = json.loads(match[1])
-            name, arguments = call["name"], call["arguments"]
-        except (ValueError, KeyError, RecursionError):
-            return match[0]
-        arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        if not isinstance(name, str) or not name:
-            return match[0]
-        function = wire.CalledFunction(name=name, arguments=arguments)
-        calls.append(wire.ToolCall(id=f"call_{secrets.token_hex(12)}", type="function", function=function))
-        return ""
-
-    rest = TOOL_CALL.sub(take, text)
-    return (rest.strip() if calls else rest), tuple(calls)
+def tool_call(call: ToolCall) -> wire.ToolCall:
+    """A call the model made, as it goes over the wire."""
+    function = wire.CalledFunction(name=call.name, arguments=call.arguments)
+    return wire.ToolCall(id=call.id, type="function", function=function)
 
 
 def usage(usages: Sequence[Usage], total_ms: float) -> wire.Usage:
@@ -269,17 +312,39 @@ def report(caption: Caption, usages: Sequence[Usage]) -> wire.Report:
         vision_ms=round(max(u.vision_ms for u in usages), 1),
         prefill_ms=round(max(u.prefill_ms for u in usages), 1),
         decode_ms=round(max(u.decode_ms for u in usages), 1),
-        images=tuple(
-            wire.Picture(
-                height=picture.original[0],
-                width=picture.original[1],
-                resized_height=picture.resized[0],
-                resized_width=picture.resized[1],
-                tokens=picture.tokens,
-            )
-            for picture in caption.pictures
-        ),
+        images=tuple(wire.Picture.model_validate(_sizes(picture)) for picture in caption.pictures),
         cached_images=len(caption.pictures) - max(u.encoded_images for u in usages),
+        dropped_turns=caption.dropped_turns,
+    )
+
+
+def _sizes(picture: PictureInfo) -> dict[str, int]:
+    (height, width), (resized_height, resized_width) = picture.original, picture.resized
+    return {
+        "height": height,
+        "width": width,
+        "resized_height": resized_height,
+        "resized_width": resized_width,
+        "tokens": picture.tokens,
+    }
+
+
+def estimate(model: str, found: Estimate, max_tokens: int) -> wire.Estimate:
+    """What the answer would take; `max_tokens` as the request has it."""
+    return wire.Estimate(
+        object="estimate",
+        model=model,
+        prompt_tokens=found.prompt_tokens,
+        image_tokens=sum(picture.tokens for picture in found.pictures),
+        max_tokens=min(max_tokens, found.room),
+        dropped_turns=found.dropped_turns,
+        images=tuple(
+            wire.EstimatedPicture.model_validate(_sizes(picture) | {"resized": picture.original != picture.resized})
+            for picture in found.pictures
+        ),
+        seconds_to_first_token=None if found.first_token_s is None else round(found.first_token_s, 3),
+        unmeasured=found.unmeasured,
+        peak_memory_bytes=found.peak_bytes,
     )
 
 

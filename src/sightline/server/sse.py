@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 
 import structlog
 from starlette.responses import Response
@@ -16,7 +16,8 @@ from sightline.errors import SightlineError
 from sightline.server import openai
 from sightline.server.answers import ClientGone, disconnected, merged
 from sightline.server.refusals import safe
-from sightline.types import Usage
+from sightline.server.tools import CallReader
+from sightline.types import Delta, Usage
 
 PING_S = 10.0  # proxies cut a silent connection, many of them after 60 s
 SEND_S = 60.0  # a reader who takes nothing for this long is gone
@@ -102,11 +103,12 @@ def _error_event(error: SightlineError) -> str:
 
 
 async def chat_events(
-    caption: openai.Caption, answers: Sequence[Answer], *, include_usage: bool, started: float
+    caption: openai.Caption, answers: Sequence[Answer], *, tools: bool, include_usage: bool, started: float
 ) -> AsyncGenerator[str, None]:
     """The chunks of a chat answer, then `[DONE]`. `started` is the request's time.perf_counter().
 
     The chunk that finishes the last answer has our `sightline` object; usage, when asked for, has a chunk of its own.
+    With `tools`, calls in the text are sent as such, each in one chunk when it is complete.
     """
 
     def event(chunk: wire.ChatChunk) -> str:
@@ -115,14 +117,17 @@ async def chat_events(
         return f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
 
     usages, running = [Usage() for _ in answers], len(answers)
+    readers = [CallReader(tools=tools) for _ in answers]
     for index in range(len(answers)):
         yield event(openai.chunk(caption, index, wire.ChunkDelta(role="assistant", content="")))
     async for index, delta in merged(answers):
-        if delta.text or delta.logprobs:
-            yield event(openai.chunk(caption, index, wire.ChunkDelta(content=delta.text), logprobs=delta.logprobs))
+        for piece in _pieces(readers[index], delta):
+            # Once each: the log-probabilities are those of the tokens, wherever their text ended up.
+            logprobs = () if piece.tool_calls else delta.logprobs
+            yield event(openai.chunk(caption, index, piece, logprobs=logprobs))
         if delta.finish:
             usages[index], running = delta.usage or usages[index], running - 1
-            last = openai.chunk(caption, index, wire.ChunkDelta(), finish=delta.finish)
+            last = openai.chunk(caption, index, wire.ChunkDelta(), finish=readers[index].finish(delta.finish))
             if not running:
                 last = last.model_copy(update={"sightline": openai.report(caption, usages)})
             yield event(last)
@@ -130,3 +135,16 @@ async def chat_events(
         total_ms = (time.perf_counter() - started) * 1000
         yield event(openai.usage_chunk(caption, openai.usage(usages, total_ms)))
     yield "data: [DONE]\n\n"
+
+
+def _pieces(reader: CallReader, delta: Delta) -> Iterator[wire.ChunkDelta]:
+    """What a delta adds to the answer: its text first, then the calls it completes."""
+    first = reader.calls
+    text, calls = reader.push(delta.text)
+    text += reader.flush() if delta.finish else ""
+    if text or delta.logprobs:
+        yield wire.ChunkDelta(content=text)
+    for index, call in enumerate(map(openai.tool_call, calls), first):
+        yield wire.ChunkDelta(
+            tool_calls=(wire.ChunkToolCall(index=index, id=call.id, type="function", function=call.function),)
+        )

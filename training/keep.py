@@ -1,0 +1,26 @@
+"""Shrinks a training checkpoint to what is worth committing: the weights, without averages and optimiser state.
+
+    python -m training.keep training/runs/demo/checkpoint.pt kept/checkpoint.pt
+
+Put it into a run folder and `train` goes on from it, with fresh momentum.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("kept", type=Path)
+    options = parser.parse_args()
+    state = torch.load(options.checkpoint, map_location="cpu", weights_only=True)
+    options.kept.parent.mkdir(parents=True, exist_ok=True)
+    # The averaged weights are the better start: training on from them needs no average of its own.
+    torch.save({"model": state["average"], "heads": state["heads"], "clock": state["clock"]}, options.kept)
+
+
+if __name__ == "__main__":
+    main()
