@@ -18,7 +18,7 @@ from sightline.errors import ContentTooLarge, InvalidRequest
 
 MAX_PARTS = 1000
 MAX_TEXT_BYTES = 1 << 20  # of a part that is no picture; longer than any context
-# The parser goes byte by byte through what looks like a boundary: at worst 15 ms for a slice, 0.3 ms for pictures.
+# The parser goes byte by byte through what looks like a boundary: at worst 4 ms for a slice, 0.1 ms for pictures.
 SLICE_BYTES = 16 << 10
 KNOWN_FIELDS = ("prompt", *wire.ChatRequest.model_fields)  # Python's requests gives texts in `files` a filename too
 TEXT_FIELDS = ("model", "stop")  # these are what they say; all other fields are JSON: 0.7, true, {"type": …}
