@@ -20,7 +20,7 @@ def begun(server, max_tokens):
 
 
 def test_a_stopping_server_finishes_its_answers_refuses_new_ones_and_exits_clean(cache):
-    with serving(cache) as server:
+    with serving(cache, SIGHTLINE_DRAIN_S="1000") as server:
         stream = begun(server, 1000)
         server.process.send_signal(signal.SIGTERM)
         server.logged("^stopping")
