@@ -201,7 +201,7 @@ class Trainer:
         # Numbering by steps taken keeps the stream moving forward after a restart.
         batches = Batches(stage, self.seed, self.clock.steps)
         workers = max(1, (os.cpu_count() or 2) // 2) if self.device.type == "cuda" else 1
-        return iter(DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=6))
+        return iter(DataLoader(batches, None, num_workers=workers, prefetch_factor=6, worker_init_fn=_ignore_stop))
 
     def _show(self, stage: str, figures: dict[str, float], step_s: float) -> None:
         clock = self.clock
@@ -224,6 +224,12 @@ class _StopRequest:
 
     def _ask(self, *_: object) -> None:
         self.asked = True
+
+
+def _ignore_stop(_worker: int) -> None:
+    """A stop signal to the whole process group must not kill the drawing workers before the trainer has saved."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:

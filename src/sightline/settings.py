@@ -41,7 +41,6 @@ class EngineSettings:
     max_running: int = 3  # sequences answered at once
     max_waiting: int = 64  # sequences queued behind them
     max_context: int | None = None
-    step_tokens: int | None = None  # most tokens computed in one step
     cache_dir: Path = field(default_factory=default_cache_dir)
 
 
@@ -65,6 +64,9 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
+    base_path: str = Field(
+        "", pattern=r"^(/[\w.~-]+)*$", description="all routes answer under this too: /qwen-vl for /qwen-vl/infer"
+    )
     model: str | None = Field(None, description="checkpoint folder or hub id; the embedded demo model when empty")
     precision: Precision = "exact"
     threads: int | None = Field(None, ge=1)

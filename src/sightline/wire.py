@@ -129,7 +129,7 @@ def _content_tag(value: object) -> str | None:
     return "<string>" if isinstance(value, str) else "<array>" if isinstance(value, list) else None
 
 
-# Tags in angle brackets keep the branches of a union out of the paths in error messages; see `_path`.
+# Tags in angle brackets keep the branches of a union out of the paths in error messages; see `field_path`.
 Part = Annotated[
     Annotated[TextPart, Tag("<text>")]
     | Annotated[ImageUrlPart, Tag("<image_url>")]
@@ -284,11 +284,12 @@ def parse_chat(body: object) -> ChatRequest:
     try:
         return ChatRequest.model_validate(body)
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False)[0]) from None
+        raise field_refusal(error.errors(include_url=False)[0]) from None
 
 
-def _refusal(error: ErrorDetails) -> SightlineError:
-    param, kind, message = _path(error["loc"]), error["type"], error["msg"]
+def field_refusal(error: ErrorDetails) -> SightlineError:
+    """What is wrong with one field, in JSON's words."""
+    param, kind, message = field_path(error["loc"]), error["type"], error["msg"]
     if kind == "missing":
         return MissingField(f"'{param}' is missing; it is required", param=param)
     if kind == "unsupported_parameter":
@@ -300,7 +301,7 @@ def _refusal(error: ErrorDetails) -> SightlineError:
     return InvalidRequest(f"{param} is {shown(error['input'])}: {message}", param=param)
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
+def field_path(loc: tuple[int | str, ...]) -> str:
     """("messages", 0, "<array>", "text") -> "messages[0].text"."""
     steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc if not str(step).startswith("<")]
     return "".join(steps).removeprefix(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -277,3 +278,72 @@ async def test_closing_the_engine_ends_running_answers_with_an_error(demo_model:
 async def test_a_stream_can_be_read_without_an_event_loop(house: House):
     text, _ = whole(list(await house.start(picture("receipt_1.png"), "What is the total?")))
     assert text == "39.63"
+
+
+@pytest.mark.anyio
+async def test_closing_the_engine_forgets_no_request_that_arrived_while_a_step_ran(
+    demo_model: Model, workers: ImageWorkers, monkeypatch: pytest.MonkeyPatch
+):
+    demo_model.language.allocate(200)
+    house = House(demo_model, workers)
+    inside, go_on, step = threading.Event(), threading.Event(), house.model.language.step
+
+    def slow(*arguments: object) -> object:
+        inside.set()
+        go_on.wait(10)
+        return step(*arguments)
+
+    monkeypatch.setattr(house.model.language, "step", slow)
+    leaving = await house.start("hello")
+    await asyncio.to_thread(inside.wait, 10)
+    leaving.close()
+    late = await house.start("hello again")
+    closing = asyncio.create_task(asyncio.to_thread(house.engine.close))
+    while not house.engine._stopping:
+        await asyncio.sleep(0.01)
+    go_on.set()
+    await closing
+    with pytest.raises(ShuttingDown):
+        await anext(late)
+    assert house.engine.open_requests == 0
+
+
+@pytest.mark.anyio
+async def test_an_answer_goes_on_between_the_pictures_of_another_request(house: House, monkeypatch: pytest.MonkeyPatch):
+    reader = await house.start("hello", sampling=replace(GREEDY, max_tokens=400, ignore_eos=True))
+    await anext(reader)
+    steps, seen, encode = house.model.language.step, [], house.model.vision.encode
+    monkeypatch.setattr(house.model.language, "step", lambda *a: (seen.append("step"), steps(*a))[1])
+    monkeypatch.setattr(house.model.vision, "encode", lambda *a: (seen.append("encode"), encode(*a))[1])
+    await house.ask(noise(21), noise(22), noise(23), "Describe", sampling=replace(GREEDY, max_tokens=1))
+    reader.close()
+    assert seen.count("encode") == 3
+    assert "encode encode" not in " ".join(seen)
+
+
+@pytest.mark.anyio
+async def test_a_broken_arrival_does_not_stop_the_engine(house: House, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(house.engine._scheduler, "add", lambda *_: 1 / 0)
+        with pytest.raises(InternalError):
+            await house.ask("hello")
+    text, _ = await house.ask(picture("receipt_1.png"), "What is the total?")
+    assert text == "39.63"
+
+
+@pytest.mark.anyio
+async def test_a_mistake_with_one_answer_ends_that_answer_only(house: House, monkeypatch: pytest.MonkeyPatch):
+    healthy = await house.start(picture("receipt_1.png"), "What is the total?")
+    ill = await house.start("hello", sampling=replace(GREEDY, seed=666))
+    extend = house.engine._extend
+
+    def fail_one(request: object, logits: object) -> None:
+        if request.sampling.seed == 666:
+            raise ValueError
+        extend(request, logits)
+
+    monkeypatch.setattr(house.engine, "_extend", fail_one)
+    with pytest.raises(InternalError):
+        async for _ in ill:
+            pass
+    assert whole([delta async for delta in healthy])[0] == "39.63"

@@ -187,6 +187,18 @@ def test_a_prompt_read_in_chunks_that_cut_through_its_picture_gives_the_same_log
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_a_second_turn_with_a_new_picture_on_a_kept_cache_gives_the_same_logits(variant: str):
+    first, second = Case(variant, "image_4x6"), Case(variant, "second_turn")
+    kept = len(first.expected["token_ids"])
+    np.testing.assert_array_equal(second.expected["token_ids"][:kept], first.expected["token_ids"])
+    model = LanguageModel(second.config, second.weights, second.kernels)
+    model.allocate(8)
+    model.step([first.slices(0, kept, [5, 2])])
+    found = model.step([second.slices(kept, len(second.expected["token_ids"]), [5, 2])])
+    close(found.logits, second.expected["logits"][-1:])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_unequal_sequences_in_one_ragged_step_do_not_touch_each_other(variant: str):
     cases = [Case(variant, name) for name in ("text", "long", "two_images")]
     model = LanguageModel(cases[0].config, cases[0].weights, cases[0].kernels)

@@ -15,11 +15,6 @@ from sightline.model.positions import (
 )
 
 
-def test_four_patches_become_one_token():
-    assert (Grid(1, 4, 6).patches, Grid(1, 4, 6).tokens()) == (24, 6)
-    assert Grid(3, 4, 6).tokens() == 18
-
-
 def test_patches_come_in_blocks_of_two_by_two():
     rows, cols = merge_order(4, 4)
     assert list(zip(rows.tolist(), cols.tolist(), strict=True))[:8] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -77,7 +78,6 @@ class LocalBackend:
         self.model_id, self.aliases = _names(settings, self._folder)
         self.created = int((self._folder / "config.json").stat().st_mtime)
         self.defaults = sampling_defaults(ModelConfig.load(self._folder).generation)
-        self.is_demo = self.model_id == DEMO_ID
         self.state: State = "loading"
         self.detail = ""
         self.progress = "starting"
@@ -98,10 +98,6 @@ class LocalBackend:
     def stats(self) -> EngineStats:
         return self._engine.stats if self._engine else EngineStats()
 
-    @property
-    def model(self) -> Model | None:
-        return self._engine.model if self._engine else None
-
     async def start(self) -> None:
         self._workers = ImageWorkers(self._settings.media)
         self._loading = asyncio.create_task(self._load())
@@ -118,6 +114,7 @@ class LocalBackend:
         self, conversation: Conversation, sampling: Sampling, *, request_id: str, tenant: str = ""
     ) -> LocalAnswer:
         engine, preparer = self._loaded()
+        engine.check_room(self._preparing)  # before any picture is decoded
         self._preparing += 1
         try:
             prompt = await preparer.prepare(conversation, sampling, tenant)
@@ -154,7 +151,7 @@ class LocalBackend:
     async def close(self, drain_s: float = 0.0) -> None:
         self._closing = True
         if self._loading and self._engine is None:
-            self._loading.cancel()  # the loading thread is left to end by itself, with the process at the latest
+            self._loading.cancel()  # its thread ends when it next tells its progress, or with the process
         until = time.monotonic() + drain_s
         while self._engine and (self._preparing or self._engine.open_requests) and time.monotonic() < until:
             await asyncio.sleep(_DRAIN_POLL_S)
@@ -168,24 +165,30 @@ class LocalBackend:
         engine_settings = self._settings.engine
         try:
             model = await _in_daemon_thread(lambda: load(self._folder, engine_settings, self._tell))
+            self._engine = self._open(model)
         except SightlineError as error:
             self._fail(error)
         except Exception as error:
             log.exception("loading %s failed", self._folder)
             self._fail(CheckpointError(f"{self._folder}: could not be loaded ({type(error).__name__}); see the log"))
         else:
-            assert self._workers is not None
-            engine = Engine(model, engine_settings)
-            self._preparer = Preparer(model, self._workers, self._settings.media, engine.max_context)
-            self._engine, self.state = engine, "ready"
+            self.state = "ready"
             for slow in model.slow_paths:
                 log.warning("slow path: %s", slow)
             log.info("%s ready after %.1f s", self.model_id, time.perf_counter() - began)
+
+    def _open(self, model: Model) -> Engine:
+        assert self._workers is not None
+        engine = Engine(model, self._settings.engine)
+        self._preparer = Preparer(model, self._workers, self._settings.media, engine.max_context)
+        return engine
 
     def _fail(self, error: SightlineError) -> None:
         self._failure, self.detail, self.state = error, error.message, "failed"
 
     def _tell(self, what: str, share: float) -> None:
+        if self._closing:
+            raise ShuttingDown("the server stopped while the model was loading")
         self.progress = f"{what}, {share:.0%}"
 
 
@@ -195,9 +198,10 @@ def checkpoint_folder(settings: Settings) -> Path:
         return Path(str(files("sightline") / "demo_model"))
     found = resolve(settings.model, settings.cache_dir / "models")
     if found is None:
+        looks_like_id = re.fullmatch(r"[\w.-]+/[\w.-]+", settings.model) is not None
+        way_out = f"; fetch it with: sightline models pull {settings.model}" if looks_like_id else ""
         raise CheckpointError(
-            f"{settings.model}: no such checkpoint folder and no model pulled under this name; "
-            f"fetch it with: sightline models pull {settings.model}"
+            f"{settings.model}: no such checkpoint folder and no model pulled under this name{way_out}"
         )
     return found
 

@@ -197,7 +197,7 @@ def _advice(machine: Machine) -> Iterator[str]:
     has = ", ".join(machine.features) or "no vector instructions we know of"
     yield "int4 is expected to write fastest: each token reads every weight once, and int4 has the fewest bytes to read"
     if machine.multiplies_int8:
-        yield f"int8 and int4 are expected to read prompts fastest: the processor multiplies 8-bit numbers ({has})"
+        yield "int8 and int4 are expected to read prompts fastest: the processor multiplies 8-bit numbers natively"
     else:
         yield f"int8 and int4 may read prompts no faster than exact: the processor has no 8-bit products ({has})"
     if machine.multiplies_bf16:

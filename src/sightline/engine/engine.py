@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -71,6 +72,10 @@ class _Request:
     experts: NDArray[np.bool_] | None = None  # [MoE layers, experts] used while answering
 
 
+class _NotYet(Exception):
+    """A picture that has to wait for the next step."""
+
+
 class Engine:
     """Runs one model for everybody. `submit` may be called from any thread."""
 
@@ -85,6 +90,8 @@ class Engine:
         self._lock = threading.Lock()
         self._stopping = False
         self._steps = 0
+        self._somebody_reads = False  # in this step, somebody's next word is computed
+        self._may_encode = True  # in this step, no picture was encoded yet
         self.stats = EngineStats(kv_blocks=model.language.blocks - 1)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -116,17 +123,19 @@ class Engine:
             text=TextStream(tokenizer.token_bytes, sampling.stop),
             submitted=_now(),
         )
-        most = self._settings.max_running + self._settings.max_waiting
         with self._lock:
             if self._stopping:
                 raise ShuttingDown("the server is shutting down; send the request to another one or try again later")
-            if self._open >= most:
-                raise Overloaded(
-                    f"{self._open} requests are running or waiting, the limit is {most}; try again shortly"
-                )
+            self.check_room()
             self._open += 1
-        self._inbox.put(request)
+            self._inbox.put(request)  # within the lock: `close` must not slip in between
         return request.stream
+
+    def check_room(self, coming: int = 0) -> None:
+        """Raise Overloaded when the queue is full, counting `coming` requests that are still being prepared."""
+        most, now = self._settings.max_running + self._settings.max_waiting, self._open + coming
+        if now >= most:
+            raise Overloaded(f"{now} requests are running or waiting, the limit is {most}; try again shortly")
 
     def close(self) -> None:
         """Stop computing; unfinished answers end with ShuttingDown."""
@@ -138,11 +147,9 @@ class Engine:
     # ---------------------------------------------------------------------------------------------- engine thread
 
     def _loop(self) -> None:
-        while True:
-            self._receive()
-            if self._stopping:
-                break
+        while not self._stopping:
             try:
+                self._receive()
                 for request in [r for r in self._requests.values() if r.stream.closed]:
                     self._end(request)
                 work = self._scheduler.next_step()
@@ -151,14 +158,19 @@ class Engine:
             except Exception:
                 log.exception("the engine's books are wrong; %d requests end, it starts over", len(self._requests))
                 self._start_over()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if late := self._inbox.get_nowait():
+                    self._requests[late.sequence] = late
+                    self._scheduler.add(late.sequence)
         for request in list(self._requests.values()):
             self._fail(request, ShuttingDown("the server stopped before the answer was complete; ask again"))
+        self._check_books()
 
     def _new_scheduler(self) -> Scheduler:
         language, running = self.model.language, self._settings.max_running
-        alone = self._settings.step_tokens or ALONE_TOKENS
-        mixed = max(min(alone, MIXED_TOKENS), running + 2 * language.block)
-        return Scheduler(BlockCache(language.blocks), running, alone, mixed)
+        mixed = max(MIXED_TOKENS, running + 2 * language.block)
+        return Scheduler(BlockCache(language.blocks), running, ALONE_TOKENS, mixed)
 
     def _start_over(self) -> None:
         """After a mistake of ours in the books: end every request and forget every block."""
@@ -198,11 +210,14 @@ class Engine:
         self._count()
 
     def _step(self, work: list[Work]) -> None:
+        self._may_encode = True
+        self._somebody_reads = any(item.sequence.tokens for item in work)
         parts = [part for item in work if (part := self._part(item))]
         if not parts:
             return
         result = self.model.language.step(
-            [piece for _, _, piece in parts], lambda: all(request.stream.closed for _, request, _ in parts)
+            [piece for _, _, piece in parts],
+            lambda: self._stopping or all(request.stream.closed for _, request, _ in parts),
         )
         self._steps += 1
         self._scheduler.advance([item for item, _, _ in parts])
@@ -212,16 +227,16 @@ class Engine:
             if piece.logits:
                 if result.experts is not None:
                     self._note_experts(request, result.experts[:, end - 1])
-                self._extend(request, result.logits[row])
+                self._extend_or_fail(request, result.logits[row])
                 row += 1
 
     def _part(self, item: Work) -> tuple[Work, _Request, Slice] | None:
-        """The arrays of one sequence's share; None when its picture could not be encoded: that ends it alone."""
+        """The arrays of one sequence's share; None when it must wait, or its picture failed, which ends it alone."""
         request = self._requests[item.sequence]
         request.admitted = request.admitted or _now()
         try:
             return item, request, self._slice(item, request)
-        except Cancelled:
+        except (Cancelled, _NotYet):
             return None
         except Exception:
             log.exception("a picture could not be encoded; its request ends with an error")
@@ -251,27 +266,38 @@ class Engine:
         )
 
     def _encode(self, place: Visual, request: _Request) -> Features:
-        """The picture's features: those in use by this request, those in the cache, or computed now."""
+        """The picture's features: those in use by this request, those in the cache, or computed now.
+
+        While somebody reads an answer, one picture a step: it is the longest pause there is between two words.
+        """
         features = request.features.get(place.digest) or self._features.get(place.digest)
         if features is None:
+            if self._somebody_reads and not self._may_encode:
+                raise _NotYet
+            self._may_encode = False
             began = _now()
-            features = self.model.vision.encode(place.picture.pixels, lambda: request.stream.closed)
+            features = self.model.vision.encode(place.picture.pixels, lambda: self._stopping or request.stream.closed)
             request.vision_s += _now() - began
             request.encoded += 1
             self._features.put(place.digest, features)
         request.features[place.digest] = features
         return features
 
+    def _extend_or_fail(self, request: _Request, logits: NDArray[np.float32]) -> None:
+        try:
+            self._extend(request, logits)
+        except SightlineError as error:
+            self._fail(request, error)
+        except Exception:
+            log.exception("an answer could not go on; its request ends with an error")
+            self._fail(request, InternalError(_OUR_FAULT))
+
     def _extend(self, request: _Request, logits: NDArray[np.float32]) -> None:
         """Choose the next token and send what it adds."""
         constraint = request.sequence.prompt.constraint
-        try:
-            choice = request.sampler.choose(logits, constraint.mask() if constraint else None)
-            if constraint:
-                constraint.accept(choice.token)
-        except SightlineError as error:
-            self._fail(request, error)
-            return
+        choice = request.sampler.choose(logits, constraint.mask() if constraint else None)
+        if constraint:
+            constraint.accept(choice.token)
         request.first_token = request.first_token or _now()
         request.sequence.tokens.append(choice.token)
         ends = self._ends_answer(request, choice.token)

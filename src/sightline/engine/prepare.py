@@ -50,7 +50,13 @@ class Preparer:
     async def prepare(self, conversation: Conversation, sampling: Sampling, tenant: str = "") -> Prompt:
         """The prompt for `conversation`; raises InvalidRequest (and its kin) for what cannot be answered."""
         images = self._check(conversation)
-        pictures = await asyncio.gather(*(self._picture(image, tenant) for image in images))
+        decoding = [asyncio.ensure_future(self._picture(image, tenant)) for image in images]
+        try:
+            pictures = await asyncio.gather(*decoding)
+        except BaseException:
+            for task in decoding:  # a refused request must not keep the decoders from others
+                task.cancel()
+            raise
         return await asyncio.to_thread(self._assemble, conversation, pictures, sampling, tenant)
 
     def _check(self, conversation: Conversation) -> list[Image]:

@@ -59,6 +59,7 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
             f"{folder / 'tokenizer.json'}: has {tokenizer.size} tokens, the model only {config.text.vocab}; "
             "the tokenizer belongs to another checkpoint"
         )
+    _check_control_tokens(config, tokenizer, folder)
     template = read_template(folder)
     threads = settings.threads or read_machine().cores
     chosen = k.choose(settings.precision, threads, config)
@@ -83,6 +84,21 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
         kernels=chosen,
         slow_paths=tuple(k.slow_paths(chosen, config, language.compiled, vision.compiled)),
     )
+
+
+def _check_control_tokens(config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    expected = {
+        "<|image_pad|>": config.image_token,
+        "<|video_pad|>": config.video_token,
+        "<|vision_start|>": config.vision_start_token,
+        "<|vision_end|>": config.vision_end_token,
+    }
+    for token, number in expected.items():
+        if tokenizer.special(token) != number:
+            raise CheckpointError(
+                f"{folder / 'tokenizer.json'}: {token} is token {tokenizer.special(token)}, config.json says {number}; "
+                "the tokenizer belongs to another checkpoint"
+            )
 
 
 def _warm_language(language: LanguageModel) -> None:

@@ -28,9 +28,6 @@ class Grid:
     def patches(self) -> int:
         return self.t * self.h * self.w
 
-    def tokens(self, merge: int = 2) -> int:
-        return self.patches // (merge * merge)
-
 
 def merge_order(h: int, w: int, merge: int = 2) -> tuple[I32, I32]:
     """Row and column of every patch of one frame in block order: each `merge` x `merge` block is contiguous."""

@@ -6,10 +6,12 @@ Norms, biases, position tables, routers and the patch embedding are never quanti
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ F32 = NDArray[np.float32]
 Progress = Callable[[str, float], None]  # what is being done, share done in 0..1
 
 RECIPE = 1  # raise when packed numbers change: old packs are then made anew
+_STALE_S = 3600  # a pack being written changes its file all the time
 _PIECE = 1 << 18  # values quantised at a time: fits a core's cache
 _TINY = np.float32(2.0**-14)  # smallest normal float16
 
@@ -109,6 +112,7 @@ def pack(
     header, size = _header(plans)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
     except OSError as error:
         raise _cannot_write(path, size, error) from None
@@ -123,6 +127,14 @@ def pack(
         raise _cannot_write(path, size, error) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed starts left half written."""
+    for part in folder.glob("*.part"):
+        with contextlib.suppress(OSError):  # another start may be just as tidy
+            if time.time() - part.stat().st_mtime > _STALE_S:
+                part.unlink()
 
 
 def _cannot_write(path: Path, size: int, error: OSError) -> CheckpointError:
@@ -157,12 +169,15 @@ def _fill(body: Array, plans: list[Plan], threads: int, progress: Progress | Non
             at = end + -end % 64
         jobs.append((item, views[0], views[1]))
     total, done = sum(j[0].tensor.nbytes for j in jobs), 0
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         for (item, *_), _ in zip(jobs, pool.map(lambda job: _quantize(*job), jobs), strict=True):
             done += item.tensor.nbytes
             release_pages((body, *maps))
             if progress:
                 progress("packing weights", done / total)
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever stops the load must not wait for all the rest
 
 
 def _quantize(item: Plan, integers: Array, scales: Array) -> None:

@@ -38,11 +38,6 @@ class Weight:
             return (out, groups, width // groups)
         return (width, out) if self.transposed else (out, width)
 
-    @property
-    def group(self) -> int:
-        """Inputs that share one scale."""
-        return self.stored_shape[-1]
-
 
 class Weights:
     """A checkpoint's matrices by official name, quantised where a pack says so, and its small tensors as float32."""

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from sightline import __version__, wire
+from sightline import __version__, wire, wire_tasks
 from sightline.backends import Backend
 from sightline.errors import (
     InternalError,
@@ -26,13 +26,14 @@ from sightline.errors import (
     SightlineError,
     Unavailable,
 )
-from sightline.server import bodies, openai
+from sightline.server import bodies, infer, openai
 from sightline.server.answers import close_answers, collect, open_answers, while_connected
 from sightline.server.edge import Edge
 from sightline.server.form import chat_body, read_form
 from sightline.server.refusals import refusal
 from sightline.server.sse import EventStream, chat_events
 from sightline.settings import MIB, Settings
+from sightline.tasks.answering import Reading
 from sightline.types import Conversation, Sampling
 
 WELCOME = f"Sightline {__version__} answers questions about pictures. POST /v1/chat/completions as for OpenAI.\n"
@@ -63,11 +64,16 @@ def create_app(backend: Backend, settings: Settings) -> FastAPI:
         "/v1/models/{name:path}": ("GET", service.model),
         "/v1/chat/completions": ("POST", service.chat),
         "/v1/estimate": ("POST", service.estimate),
+        "/infer": ("POST", service.infer),
+        "/infer_stream": ("POST", service.infer_stream),
+        "/v1/infer": ("POST", service.infer),
+        "/v1/infer_stream": ("POST", service.infer_stream),
         "/v1/completions": ("POST", unsupported),
         "/v1/embeddings": ("POST", unsupported),
     }
-    for path, (method, endpoint) in routes.items():
-        app.add_api_route(path, endpoint, methods=[method], response_model=None)
+    for base in dict.fromkeys(("", settings.base_path)):  # probes and proxies that strip it find the routes without it
+        for path, (method, endpoint) in routes.items():
+            app.add_api_route(base + path, endpoint, methods=[method], response_model=None)
     return app
 
 
@@ -126,6 +132,35 @@ class Service:
         _, conversation, (sampling, *_) = await self._question(request)
         found = await while_connected(request.receive, self.backend.estimate(conversation, sampling))
         return _json(openai.estimate(self.backend.model_id, found, sampling.max_tokens))
+
+    async def infer(self, request: Request) -> Response:
+        """POST /infer: one task about pictures, streamed when its options say so."""
+        return await self._infer(request, stream=False)
+
+    async def infer_stream(self, request: Request) -> Response:
+        """POST /infer_stream: the same, always streamed."""
+        return await self._infer(request, stream=True)
+
+    async def _infer(self, request: Request, *, stream: bool) -> Response:
+        started = time.perf_counter()
+        self._admit()
+        bodies.content_kind(request, bodies.JSON)
+        raw = await bodies.whole(request, int(self.settings.max_body_mb * MIB))
+        asked = wire_tasks.parse_task(wire.read_json(raw))
+        task, conversation, sampling = infer.question(asked, self.backend.defaults)
+        request.state.pictures = openai.picture_bytes(conversation)
+        request_id: str = request.state.request_id
+        opening = open_answers(self.backend, conversation, (sampling,), request_id)
+        answers = await while_connected(request.receive, opening)
+        reading, cleanup = Reading(task, answers[0]), partial(close_answers, answers)
+        if stream or (asked.options and asked.options.stream):
+            events = infer.events(reading, started)
+            return EventStream(events, request_id=request_id, cleanup=cleanup, error_event=infer.error_event)
+        try:
+            result = await while_connected(request.receive, reading.whole())
+        finally:
+            await cleanup()
+        return _json(infer.reply(request_id, task, result, started))
 
     async def _question(self, request: Request) -> tuple[wire.ChatRequest, Conversation, tuple[Sampling, ...]]:
         """What is asked, as sent and as our values; raises for whatever keeps it from being asked."""
@@ -189,13 +224,13 @@ async def _refuse(request: Request, error: Exception) -> Response:
         headers, error = error.headers, _from_framework(request, error)
     elif isinstance(error, RequestValidationError):
         error = InvalidRequest("a parameter of the address or a header cannot be used")
-    return refusal(error, request.state.request_id, headers)
+    return refusal(error, request.scope, headers)
 
 
 def _from_framework(request: Request, error: HTTPException) -> SightlineError:
     where = f"{request.method} {wire.shown(request.url.path)}"
     if error.status_code == 404:
-        return NotFound(f"{where} is not an address of this server; see /v1/models and /v1/chat/completions")
+        return NotFound(f"{where} is not an address of this server; see /v1/models, /v1/chat/completions and /infer")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return MethodNotAllowed(f"{where} is not possible; use {allowed}")

@@ -50,7 +50,7 @@ class Edge:
             log.exception("a request failed", request_id=request_id)
             if status:
                 raise  # the response has begun; the server below closes the connection
-            await refusal(error, request_id)(scope, receive, tagged)
+            await refusal(error, scope)(scope, receive, tagged)
         finally:
             pictures: list[int] = state.get("pictures", [])
             log.info(

@@ -9,6 +9,7 @@ import re
 from sightline.errors import InvalidImage, RemoteMediaDisabled
 
 # Spaces and line breaks are taken out first: the `base64` command wraps its lines.
+FILE_NAME = re.compile(r"\.(jpe?g|png|webp|bmp|gif)$", re.IGNORECASE)
 BLANKS = re.compile(r"[ \t\r\n]")
 
 
@@ -32,6 +33,8 @@ def inline_bytes(text: str, param: str) -> bytes:
             raise _undecodable("the data URL has no comma before its data", param)
         if not header.lower().endswith(";base64"):
             raise _undecodable("the data URL does not say ;base64; other encodings are not read", param)
+    elif FILE_NAME.search(text[-5:]):
+        raise _undecodable("this looks like a file name; send the file itself, as data:image/jpeg;base64,…", param)
     elif colon:
         raise _undecodable(f"addresses of the kind {scheme[:20]!r} are not read; send a data: URL with base64", param)
     if BLANKS.search(text):
@@ -41,7 +44,8 @@ def inline_bytes(text: str, param: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:  # ValueError: characters outside ASCII
-        raise _undecodable(f"it is not base64 ({error})", param) from None
+        way_out = "send the file's bytes as base64, best as data:image/jpeg;base64,…"
+        raise _undecodable(f"it is not base64 ({error}); {way_out}", param) from None
 
 
 def _undecodable(reason: str, param: str) -> InvalidImage:

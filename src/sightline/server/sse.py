@@ -26,11 +26,17 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # the second
 log = structlog.get_logger()
 
 
+def chat_error(error: SightlineError, _: str) -> str:
+    """The event that ends a chat stream which failed."""
+    return f"data: {wire.envelope(error).model_dump_json()}\n\n"
+
+
 class EventStream(Response):
     """A response whose `events` are sent as they come, with a comment as a ping while none comes.
 
-    An error among the events is sent as one `error` event and ends the stream. When the client goes away the events
-    are closed and ClientGone is raised. `cleanup` runs in every case, after the events are closed.
+    An error among the events is sent as `error_event` (of the error and the request id) and ends the stream. When the
+    client goes away the events are closed and ClientGone is raised. `cleanup` runs in every case, after the events
+    are closed.
     """
 
     media_type = "text/event-stream"
@@ -41,6 +47,7 @@ class EventStream(Response):
         *,
         request_id: str,
         cleanup: Callable[[], Awaitable[None]],
+        error_event: Callable[[SightlineError, str], str] = chat_error,
         ping_s: float = PING_S,
     ):
         super().__init__(headers=HEADERS)
@@ -48,6 +55,7 @@ class EventStream(Response):
         self.events = events
         self.request_id = request_id
         self.cleanup = cleanup
+        self.error_event = error_event
         self.ping_s = ping_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,17 +65,20 @@ class EventStream(Response):
             try:
                 await self._send_events(send, gone)
             except SightlineError as error:
-                await _send(send, _error_event(safe(error, self.request_id)))
+                await self._send_error(send, error)
             except Exception as error:
                 if isinstance(error, ClientGone):
                     raise
                 log.exception("a stream broke off", request_id=self.request_id)
-                await _send(send, _error_event(safe(error, self.request_id)))
+                await self._send_error(send, error)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             gone.cancel()
             await self.events.aclose()
             await self.cleanup()
+
+    async def _send_error(self, send: Send, error: Exception) -> None:
+        await _send(send, self.error_event(safe(error, self.request_id), self.request_id))
 
     async def _send_events(self, send: Send, gone: asyncio.Task[None]) -> None:
         step: asyncio.Task[str | None] | None = None
@@ -96,10 +107,6 @@ async def _send(send: Send, event: str) -> None:
             await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
     except TimeoutError:
         raise ClientGone from None
-
-
-def _error_event(error: SightlineError) -> str:
-    return f"data: {wire.envelope(error).model_dump_json()}\n\n"
 
 
 async def chat_events(

@@ -1,0 +1,123 @@
+"""Every task, one entry each: what it is asked with and what its answer looks like. Knows no HTTP and no engine.
+
+An entry has no queue, cache or degradation policy: there is one queue, no result cache and no second model yet, so
+nothing would read them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sightline.errors import InvalidRequest, UnsupportedField
+from sightline.types import PictureInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One kind of question about at least one picture.
+
+    `template` makes the question of the caller's text, `question` stands in when there is none; without a `question`
+    the text is needed. `role` and `steps` go before it as the system message; most tasks have none, because the demo
+    model reads worse with any (docs/api.md has figures) and for others nobody measured that they help.
+    """
+
+    name: str
+    question: str | None = None
+    template: str = "{}"
+    role: str = ""
+    steps: tuple[str, ...] = ()
+    schema: str | None = None  # JSON text: what the answer satisfies
+    callers_schema: bool = False  # the caller must send one instead
+    greedy: bool = True  # unless the caller sends a temperature; False: as the model's own defaults say
+    max_tokens: int = 512
+    max_images: int | None = None  # None: as many as the server takes
+    refine: Callable[[Any, Sequence[PictureInfo]], Any] | None = None  # makes `data` of the parsed answer
+
+    @property
+    def structured(self) -> bool:
+        """Whether the answer is JSON."""
+        return self.callers_schema or self.schema is not None
+
+
+def _record(**properties: object) -> dict[str, object]:
+    """The schema of an object with exactly these properties."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _list(items: object, **limits: int) -> dict[str, object]:
+    return {"type": "array", "items": items, **limits}
+
+
+WORD, NUMBER = {"type": "string"}, {"type": "number"}
+POINT = _record(x={"anyOf": [NUMBER, WORD]}, y=NUMBER)
+CHART = _record(
+    chart_type=WORD, title=WORD, x_axis=WORD, y_axis=WORD, series=_list(_record(name=WORD, points=_list(POINT)))
+)
+# Qwen3-VL gives corners as left, top, right, bottom, in thousandths of the picture's width and height.
+BOX_SCALE = 1000
+CORNERS = _list({"type": "integer", "minimum": 0, "maximum": BOX_SCALE}, minItems=4, maxItems=4)
+BOXES = _list(_record(bbox_2d=CORNERS, label=WORD))
+
+
+def in_pixels(boxes: list[dict[str, Any]], pictures: Sequence[PictureInfo]) -> list[dict[str, Any]]:
+    """The boxes, each with `bbox_pixels`: the same corners in pixels of the picture as sent, turned upright."""
+    height, width = pictures[0].original
+    sides = (width, height, width, height)
+    return [
+        box | {"bbox_pixels": [round(at * side / BOX_SCALE) for at, side in zip(box["bbox_2d"], sides, strict=True)]}
+        for box in boxes
+    ]
+
+
+_ALL = (
+    Task("vqa", greedy=False),
+    Task("captioning", question="Describe the image.", greedy=False, max_images=1),
+    Task(
+        "chart_parse",
+        question="Extract the chart data as JSON.",
+        role="You read charts for people who compute with their numbers.",
+        steps=(
+            "Find the kind of the chart, its title and the names of its axes; an empty string stands for what is "
+            "not there.",
+            "Find every series, by the legend if there is one.",
+            "Read the points of each series from left to right: x as the axis names it, y as a number without its "
+            "unit.",
+            "Answer with JSON only: chart_type, title, x_axis, y_axis and series, each with its name and points.",
+        ),
+        schema=json.dumps(CHART),
+        max_tokens=2048,
+        max_images=1,
+    ),
+    Task("ocr", question="Read all the text.", max_tokens=2048, max_images=1),
+    Task("extract", question="Extract as JSON.", callers_schema=True, max_tokens=2048),
+    Task(
+        "ground",
+        template="Locate {}.",
+        schema=json.dumps(BOXES),
+        max_tokens=1024,
+        max_images=1,
+        refine=in_pixels,
+    ),
+)
+TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
+NOT_YET: Mapping[str, str] = {"video_qa": "video", "doc_analyze": "PDF input"}
+
+
+def find(name: str) -> Task:
+    """The task of this name. Raises UnsupportedField for one that is planned, InvalidRequest for any other."""
+    if name in NOT_YET:
+        raise UnsupportedField(
+            f"task '{name}' needs {NOT_YET[name]}, which is not supported yet; use one of {', '.join(TASKS)}",
+            param="task",
+        )
+    if name not in TASKS:
+        raise InvalidRequest(f"task is {name[:80]!r}; known are {', '.join(TASKS)}", param="task")
+    return TASKS[name]

@@ -1,0 +1,110 @@
+"""Every entry of the catalogue can be asked, and what is sent, declared and defaulted has its order."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from sightline.engine.constrain import GrammarCompiler
+from sightline.errors import InvalidRequest, MissingField, UnsupportedField
+from sightline.tasks import asking
+from sightline.tasks.catalogue import TASKS, find, in_pixels
+from sightline.types import Grammar, Image, PictureInfo, Sampling
+
+PICTURE = Image(b"picture")
+DEFAULTS = Sampling(temperature=0.6, top_p=0.8, top_k=20)
+NOTHING = {"max_tokens": None, "temperature": None, "top_p": None, "schema": None}
+every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+
+
+def sampling(name, **options):
+    return asking.sampling(TASKS[name], DEFAULTS, **NOTHING | options)
+
+
+def question(name, text=""):
+    message = asking.conversation(TASKS[name], [PICTURE], text).messages[-1]
+    assert message.parts[0] == PICTURE
+    return message.parts[-1].text
+
+
+@every_task
+def test_an_entry_stands_under_its_name_and_has_one_way_to_its_question(task):
+    assert TASKS[task.name] is task is find(task.name)
+    assert "{}" in task.template
+    assert not (task.schema and task.callers_schema)
+    assert bool(task.role) == bool(task.steps)
+
+
+@every_task
+def test_a_schema_of_ours_compiles(task, demo_model):
+    if task.schema:
+        tokenizer = demo_model.tokenizer
+        grammars = GrammarCompiler(tokenizer.definition, tokenizer.size, demo_model.config.generation.eos)
+        assert not grammars.compile(Grammar(task.schema)).finished
+
+
+@every_task
+def test_pictures_are_needed_and_no_more_than_declared(task):
+    with pytest.raises(InvalidRequest, match="images is empty"):
+        asking.conversation(task, [], "What?")
+    if task.max_images:
+        with pytest.raises(InvalidRequest, match=r"images has 2 pictures.*takes 1"):
+            asking.conversation(task, [PICTURE, PICTURE], "What?")
+
+
+def test_the_callers_text_is_the_question_and_else_the_tasks_own():
+    assert question("vqa", "总额?") == "总额?"
+    assert question("captioning") == "Describe the image."
+    assert question("captioning", "Describe the colours.") == "Describe the colours."
+    assert question("ground", " the {blue} star ") == "Locate the {blue} star."
+
+
+@pytest.mark.parametrize("name", ["vqa", "ground"])
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_a_task_without_a_question_of_its_own_needs_text(name, text):
+    with pytest.raises(InvalidRequest, match=r"^prompt is empty") as caught:
+        asking.conversation(TASKS[name], [PICTURE], text)
+    assert caught.value.param == "text"
+
+
+def test_role_and_steps_are_the_system_message():
+    system, user = asking.conversation(TASKS["chart_parse"], [PICTURE], "").messages
+    assert (system.role, user.role) == ("system", "user")
+    assert system.parts[0].text.startswith("You read charts")
+    assert "\n1. Find" in system.parts[0].text
+    assert len(asking.conversation(TASKS["vqa"], [PICTURE], "?").messages) == 1
+
+
+def test_what_is_read_off_is_greedy_unless_the_caller_wants_otherwise():
+    assert (sampling("ocr").temperature, sampling("ocr", temperature=0.3).temperature) == (0.0, 0.3)
+    assert (sampling("vqa").temperature, sampling("vqa", temperature=0.0).temperature) == (0.6, 0.0)
+    assert sampling("vqa", top_p=0.5) == replace(DEFAULTS, top_p=0.5, max_tokens=512, top_logprobs=0)
+    assert (sampling("ocr").max_tokens, sampling("ocr", max_tokens=7).max_tokens) == (2048, 7)
+
+
+def test_a_schema_is_the_callers_or_the_tasks():
+    mine = json.dumps({"type": "object"})
+    assert sampling("extract", schema=mine).grammar == Grammar(mine)
+    assert sampling("chart_parse").grammar == Grammar(TASKS["chart_parse"].schema)
+    assert sampling("vqa").grammar is None
+    with pytest.raises(MissingField, match=r"'options.schema' is missing"):
+        sampling("extract")
+    with pytest.raises(InvalidRequest, match=r"options.schema is not used by task 'vqa'"):
+        sampling("vqa", schema=mine)
+
+
+@pytest.mark.parametrize(("name", "needs"), [("video_qa", "video"), ("doc_analyze", "PDF input")])
+def test_tasks_to_come_are_refused_by_name(name, needs):
+    with pytest.raises(UnsupportedField, match=f"^task '{name}' needs {needs}, which is not supported yet"):
+        find(name)
+
+
+def test_an_unknown_task_is_told_the_known_ones():
+    with pytest.raises(InvalidRequest, match=r"'VQA'; known are vqa, captioning, chart_parse, ocr, extract, ground"):
+        find("VQA")
+
+
+def test_boxes_are_brought_to_the_pixels_of_the_picture_as_sent():
+    picture = PictureInfo(original=(500, 2000), resized=(128, 512), tokens=64)
+    (box,) = in_pixels([{"bbox_2d": [0, 100, 501, 1000], "label": "star"}], [picture])
+    assert box == {"bbox_2d": [0, 100, 501, 1000], "label": "star", "bbox_pixels": [0, 50, 1002, 500]}
