@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import reprlib
@@ -56,6 +57,19 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "continue_final_message": (False,),
     "add_generation_prompt": (True,),
 }
+# Fields that say nothing about the answer; every other unknown one is refused, because it may be a misspelt known one.
+HARMLESS = frozenset(
+    (
+        "user",
+        "metadata",
+        "store",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "request_id",
+        "priority",
+    )
+)
 # What pydantic calls a tuple or a model is an array or an object to the caller.
 JSON_WORDS: Mapping[str, str] = {
     "tuple_type": "input should be an array",
@@ -67,7 +81,7 @@ UNSUPPORTED_PARTS = ("video", "video_url", "file", "input_audio", "audio", "audi
 
 
 class Wire(BaseModel):
-    """Base of all bodies. Strict: "1" is not 1. Fields we do not know are ignored."""
+    """Base of all bodies. Strict: "1" is not 1. Inside messages, fields we do not know are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
 
@@ -279,6 +293,11 @@ def parse_chat(body: object) -> ChatRequest:
             allowed = " or ".join(json.dumps(value) for value in harmless)
             way_out = f"leave it out or send {allowed}" if allowed else "leave it out"
             raise UnsupportedField(f"'{name}' is not supported; {way_out}", param=name)
+    for name in body.keys() - ChatRequest.model_fields.keys() - UNSUPPORTED.keys() - HARMLESS:
+        if body[name] is not None:
+            near = difflib.get_close_matches(str(name)[:64], ChatRequest.model_fields, 1)
+            way_out = f"did you mean '{near[0]}'?" if near else "leave it out"
+            raise UnsupportedField(f"{shown(name)} is not a field we know; {way_out}", param=str(name)[:64])
     if body.get("messages") is None:
         raise MissingField("Invalid request format: missing 'messages' field", param="messages")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,8 +170,11 @@ def test_every_text_layer_the_logits_and_the_experts_equal_the_references(
     found = model.step([case.slices(0, length, [3, 1, 2])])
     close(found.logits[-1:], case.expected["logits"][-1:])
     for layer in range(case.config.text.layers):
-        hidden = model._request.get_tensor(f"layer.{layer}").data[:length]
-        close(hidden, case.expected[f"text_hidden_{layer + 1}"])
+        hidden = model._request.get_tensor(f"layer.{layer}").data
+        expected = case.expected[f"text_hidden_{layer + 1}"]
+        if len(hidden) == 1:  # behind the last attention only the wanted row is computed
+            expected = expected[-1:]
+        close(hidden[:length], expected)
         if case.config.text.experts:
             assert found.experts is not None
             np.testing.assert_array_equal(found.experts[layer], case.expected[f"expert_ids_{layer}"])
@@ -182,7 +186,9 @@ def test_a_prompt_read_in_chunks_that_cut_through_its_picture_gives_the_same_log
     model = LanguageModel(case.config, case.weights, case.kernels)
     model.allocate(8)
     for start, end in ((0, 32), (32, 64), (64, 72)):
-        found = model.step([case.slices(start, end, [5, 2, 7])])
+        piece = case.slices(start, end, [5, 2, 7])
+        found = model.step([piece if end == 72 else replace(piece, logits=[])])
+        assert len(found.logits) == (end == 72)
     close(found.logits, case.expected["logits"][-1:])
 
 

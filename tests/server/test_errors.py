@@ -177,11 +177,18 @@ async def test_what_is_not_strict_json_is_refused(raw, words):
     assert words in reply.error["message"]
 
 
-async def test_harmless_and_unknown_fields_are_ignored():
+async def test_harmless_fields_are_ignored():
     body = asks(
-        user="u", metadata={"a": "b"}, store=True, service_tier="auto", modalities=["text"], temperature=None, xyz=1
+        user="u", metadata={"a": "b"}, store=True, service_tier="auto", modalities=["text"], temperature=None, xyz=None
     )
     assert (await post(app(), body).end()).status == 200
+
+
+@pytest.mark.parametrize(("name", "way_out"), [("temprature", "did you mean 'temperature'?"), ("xyz", "leave it out")])
+async def test_an_unknown_field_is_refused_with_the_near_match(name, way_out):
+    reply = await post(app(), asks(**{name: 1})).end()
+    assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "unsupported_parameter", name)
+    assert way_out in reply.error["message"]
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/mixed"])

@@ -199,22 +199,30 @@ def build(config: ModelConfig, weights: Weights, kernels: Kernels) -> Model:
     inputs = [hidden, cos, sin, deep, deep_row, rows, *control]
 
     x, experts = hidden, []
+    # Behind the last attention only wanted rows matter: 3 % less work in a prompt. Not where all rows are read out.
+    trimmed = text.layers - 1 if not text.experts and levels < text.layers else None
     for layer in range(text.layers):
         pools = tuple(g.parameter(f"{kind}.{layer}", Type.dynamic, (-1,) * 4) for kind in ("keys", "values"))
         inputs += pools
-        x = op.add(x, _attention(x, layer, text, weights, kernels, pools, (cos, sin), control))
+        wanted = rows if layer == trimmed else None
+        y = _attention(x, layer, text, weights, kernels, pools, (cos, sin), control, wanted)
+        x = op.add(x if wanted is None else _rows_of(x, wanted), y)
         y, chosen = _mlp(x, layer, text, weights)
         x = op.add(x, y)
         experts += chosen
         if layer < levels:
             x = op.add(x, _deepstack(deep, deep_row, layer, text.hidden))
         x.set_friendly_name(f"layer.{layer}")
-    last = op.gather(x, rows, op.constant(np.int32(0)))
+    last = x if trimmed is not None else _rows_of(x, rows)
     last = g.rms_norm(last, weights.values(_PREFIX + "norm.weight", text.hidden), text.eps)
     outputs = [g.result(g.linear(last, weights.matrix(head_name(config, weights), text.vocab, text.hidden)), "logits")]
     if experts:
         outputs.append(g.result(op.concat([op.unsqueeze(e, g.i64(0)) for e in experts], 0), "experts"))
     return Model(outputs, inputs, "language")
+
+
+def _rows_of(x: g.Node, rows: g.Node) -> g.Node:
+    return op.gather(x, rows, op.constant(np.int32(0)))
 
 
 def head_name(config: ModelConfig, weights: Weights) -> str:
@@ -232,7 +240,9 @@ def _attention(
     pools: tuple[g.Node, ...],
     rotation: tuple[g.Node, g.Node],
     control: Sequence[g.Node],
+    wanted: g.Node | None,
 ) -> g.Node:
+    """The layer's attention for all tokens, so that all keys and values are kept; its output for the `wanted` rows."""
     prefix = f"{_PREFIX}layers.{layer}."
     d, width, kv_width = text.head_dim, text.heads * text.head_dim, text.kv_heads * text.head_dim
     x = g.rms_norm(x, weights.values(prefix + "input_layernorm.weight", text.hidden), text.eps)
@@ -253,6 +263,8 @@ def _attention(
     y = g.paged_attention(query, key, value, (pools[0], pools[1]), control, text.kv_heads, d)
     if kernels.bf16_attention:
         y = op.convert(y, "f32")
+    if wanted is not None:
+        y = _rows_of(y, wanted)
     return g.linear(y, weights.matrix(prefix + "self_attn.o_proj.weight", text.hidden, width))
 
 
