@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from sightline.media.sandbox import ImageWorkers
 from sightline.model.load import Model, load
-from sightline.settings import EngineSettings
+from sightline.settings import EngineSettings, MediaSettings
 
 SAMPLES = Path(__file__).parent / "golden" / "samples"
 
@@ -30,6 +31,13 @@ def demo_model(demo_folder: Path) -> Model:
 def samples() -> list[dict[str, str]]:
     """Pictures, questions and the demo model's greedy answers: keys image, question, model."""
     return json.loads((SAMPLES / "answers.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def workers() -> Iterator[ImageWorkers]:
+    pool = ImageWorkers(MediaSettings(workers=1))
+    yield pool
+    pool.close()
 
 
 @pytest.fixture

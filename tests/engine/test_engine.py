@@ -58,13 +58,6 @@ def whole(deltas: Sequence[Delta]) -> tuple[str, Usage]:
     return "".join(delta.text for delta in deltas), deltas[-1].usage
 
 
-@pytest.fixture(scope="module")
-def workers() -> Iterator[ImageWorkers]:
-    pool = ImageWorkers(MediaSettings(workers=1))
-    yield pool
-    pool.close()
-
-
 @pytest.fixture
 def house(demo_model: Model, workers: ImageWorkers) -> Iterator[House]:
     demo_model.language.allocate(200)
@@ -347,3 +340,19 @@ async def test_a_mistake_with_one_answer_ends_that_answer_only(house: House, mon
         async for _ in ill:
             pass
     assert whole([delta async for delta in healthy])[0] == "39.63"
+
+
+@pytest.mark.anyio
+async def test_pictures_that_no_cache_keeps_are_encoded_once_each_beside_a_reader(
+    demo_model: Model, workers: ImageWorkers
+):
+    demo_model.language.allocate(200)
+    house = House(demo_model, workers, vision_cache_bytes=0)
+    reader = await house.start("hello", sampling=replace(GREEDY, max_tokens=400, ignore_eos=True))
+    await anext(reader)
+    _, usage = await asyncio.wait_for(
+        house.ask(noise(31), noise(32), "Describe", sampling=replace(GREEDY, max_tokens=1)), 30
+    )
+    reader.close()
+    assert usage.encoded_images == 2
+    await house.rest()

@@ -1,7 +1,6 @@
 """A conversation that outgrows the context loses whole oldest turns, and only as many as it must."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -26,13 +25,6 @@ def said(text: str) -> Message:
 
 def asked(text: str, *pictures: Image) -> Message:
     return Message("user", (*pictures, Text(text)))
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[ImageWorkers]:
-    pool = ImageWorkers(MediaSettings(workers=1))
-    yield pool
-    pool.close()
 
 
 @pytest.fixture

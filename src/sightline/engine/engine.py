@@ -161,8 +161,7 @@ class Engine:
         with contextlib.suppress(queue.Empty):
             while True:
                 if late := self._inbox.get_nowait():
-                    self._requests[late.sequence] = late
-                    self._scheduler.add(late.sequence)
+                    self._accept(late)
         for request in list(self._requests.values()):
             self._fail(request, ShuttingDown("the server stopped before the answer was complete; ask again"))
         self._check_books()
@@ -191,10 +190,13 @@ class Engine:
             except queue.Empty:
                 return
             if arrived:
-                self._requests[arrived.sequence] = arrived
-                self._scheduler.add(arrived.sequence)
+                self._accept(arrived)
             elif self._stopping:
                 return
+
+    def _accept(self, request: _Request) -> None:
+        self._requests[request.sequence] = request
+        self._scheduler.add(request.sequence)
 
     def _attempt(self, work: list[Work]) -> None:
         """Run one step. This is the loop's last net: what goes wrong ends the requests of the step, not the engine."""
@@ -224,11 +226,19 @@ class Engine:
         row, end = 0, 0
         for item, request, piece in parts:
             end += item.count
+            if request.features:
+                self._drop_read_pictures(request)
             if piece.logits:
                 if result.experts is not None:
                     self._note_experts(request, result.experts[:, end - 1])
                 self._extend_or_fail(request, result.logits[row])
                 row += 1
+
+    @staticmethod
+    def _drop_read_pictures(request: _Request) -> None:
+        """Let go of features whose tokens are computed; not earlier, or a step put off would encode them again."""
+        ahead = {v.digest for v in request.sequence.prompt.visuals_from(request.sequence.computed)}
+        request.features = {digest: f for digest, f in request.features.items() if digest in ahead}
 
     def _part(self, item: Work) -> tuple[Work, _Request, Slice] | None:
         """The arrays of one sequence's share; None when it must wait, or its picture failed, which ends it alone."""
@@ -253,8 +263,6 @@ class Engine:
                 features = self._encode(place, request)
                 part = slice(first - place.start, last - place.start)
                 visual.append(VisualRows(first - start, features.main[part], features.deep[:, part]))
-                if end >= place.end:
-                    request.features.pop(place.digest, None)
         logits = [item.count - 1] if item.is_last else []
         return Slice(
             sequence.ids(start, end),

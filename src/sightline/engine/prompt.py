@@ -54,6 +54,10 @@ class Prompt:
     def pictures(self) -> tuple[PictureInfo, ...]:
         return tuple(visual.picture.info for visual in self.visuals)
 
+    def visuals_from(self, token: int) -> tuple[Visual, ...]:
+        """The pictures that have tokens at `token` or behind it."""
+        return tuple(v for v in self.visuals if v.end > token)
+
     @property
     def image_tokens(self) -> int:
         return sum(v.end - v.start for v in self.visuals)
