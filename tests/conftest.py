@@ -33,7 +33,7 @@ def samples() -> list[dict[str, str]]:
     return json.loads((SAMPLES / "answers.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: other modules count child processes
 def workers() -> Iterator[ImageWorkers]:
     pool = ImageWorkers(MediaSettings(workers=1))
     yield pool
