@@ -15,7 +15,7 @@ from sightline.cli import doctor as doctor_module
 from sightline.cli.doctor import DEMO, OPENVINO, Finding, Measured, Report, doctor, examine
 from sightline.cli.models import human
 from sightline.model.config import ModelConfig
-from sightline.model.machine import Machine, memory_need
+from sightline.model.machine import Machine, memory_need, read_machine
 from sightline.settings import Settings, load_settings
 from sightline.types import Precision
 
@@ -50,7 +50,7 @@ def settings() -> Settings:
 
 def need(precision: Precision) -> int:
     """Bytes the demo model needs at its full context."""
-    return memory_need(ModelConfig.load(DEMO), precision, 4096).total
+    return memory_need(ModelConfig.load(DEMO), precision, 4096, bf16=read_machine().multiplies_bf16).total
 
 
 def worst(report: Report) -> list[Finding]:

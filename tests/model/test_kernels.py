@@ -46,7 +46,8 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Towers]:
     @cache
     def compiled(precision: Precision, folder: Path = DEMO) -> Towers:
         checkpoint = Checkpoint.open(folder)
-        kernels, weights = choose(precision, 1, checkpoint.config), open_weights(checkpoint, precision, packs)
+        kernels = choose(precision, 1, checkpoint.config)
+        weights = open_weights(checkpoint, precision, packs, stored_vision=kernels.stored_vision)
         made = [tower(checkpoint.config, weights, kernels) for tower in (LanguageModel, VisionTower)]
         return made[0].compiled, made[1].compiled
 
@@ -117,8 +118,15 @@ def test_the_canary_names_activations_that_are_not_quantised(
 def test_the_canary_names_matrices_that_run_uncompressed(towers: Callable[..., Towers]):
     said = named(choose("int8", 1, demo()), towers("exact"))
     count = 7 * demo().text.layers + 1
-    assert f"language model: 0 of {count} matrices run compressed" in said
-    assert any(line.startswith("vision tower: 0 of ") for line in said)
+    assert f"language model: 0 of {count} matrices run with i8 weights" in said
+    assert any(line.startswith("vision tower: 0 of ") for line in named(choose("int4", 1, demo()), towers("exact")))
+
+
+def test_int8_computes_the_vision_tower_from_stored_weights_where_the_cpu_has_bf16(towers: Callable[..., Towers]):
+    kernels = choose("int8", 1, demo())
+    assert kernels.stored_vision == (kernels.vision["INFERENCE_PRECISION_HINT"] == "bf16")
+    packed = replace(kernels, stored_vision=not kernels.stored_vision)
+    assert any(line.startswith("vision tower: ") for line in named(packed, towers("int8")))
 
 
 def test_the_canary_knows_how_many_matrices_a_mixture_of_experts_has(towers: Callable[..., Towers]):

@@ -160,6 +160,13 @@ def test_packed_weights_need_what_the_packer_writes(precision):
     assert memory_need(checkpoint.config, precision, 0).weights == packed + small
 
 
+def test_a_processor_with_bf16_keeps_the_vision_tower_of_int8_as_stored():
+    config = FAMILY["Qwen3-VL-2B"]
+    packed, stored = (memory_need(config, "int8", 0, bf16=bf16).weights for bf16 in (False, True))
+    assert stored - packed == pytest.approx(405e6, rel=0.01)
+    assert memory_need(config, "int4", 0, bf16=True) == memory_need(config, "int4", 0)
+
+
 @pytest.mark.parametrize(
     ("name", "gigabytes"),
     [

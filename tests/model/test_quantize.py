@@ -189,6 +189,17 @@ def test_a_second_start_maps_the_pack_and_writes_nothing(tmp_path: Path, precisi
     assert isinstance(again.matrix(EMBEDDING, 1024, width).data, np.memmap)
 
 
+def test_a_vision_tower_that_stays_as_stored_is_neither_packed_nor_taken_from_a_fuller_pack(tmp_path: Path):
+    checkpoint, name = Checkpoint.open(DEMO), "model.visual.blocks.0.attn.proj.weight"
+    width = checkpoint.config.vision.hidden
+    slim = open_weights(checkpoint, "int8", tmp_path / "slim", stored_vision=True)
+    full = open_weights(checkpoint, "int8", tmp_path / "full")
+    assert packs(tmp_path / "slim")[0].stat().st_size < packs(tmp_path / "full")[0].stat().st_size
+    again = open_weights(checkpoint, "int8", tmp_path / "full", stored_vision=True)
+    assert [w.matrix(name, width, width).dtype for w in (slim, full, again)] == ["BF16", "", "BF16"]
+    assert slim.matrix(EMBEDDING, 1024, checkpoint.config.text.hidden).bits == 8
+
+
 def test_packing_again_gives_the_same_bytes_whatever_the_threads(tmp_path: Path):
     checkpoint = Checkpoint.open(DEMO)
     for name, threads in (("one", 1), ("four", 4)):

@@ -124,7 +124,8 @@ def examine(model: str | None, settings: Settings, machine: Machine, measured: M
 
 
 def _fit(name: str, config: ModelConfig, precision: Precision, machine: Machine, measured: Measured | None) -> Fit:
-    need = memory_need(config, precision, min(CONTEXT, config.text.max_positions)).total
+    context = min(CONTEXT, config.text.max_positions)
+    need = memory_need(config, precision, context, bf16=machine.multiplies_bf16).total
     read = decode_bytes(config, precision)
     # Less than was measured may stay in the processor's caches, and then nothing can be expected.
     speed = round(measured.read_gb_s * 1e9 / read, 1) if measured and read > MEASURED_BYTES else None
@@ -180,7 +181,7 @@ def _folders(settings: Settings) -> Iterator[Finding]:
 
 def _memory(name: str, config: ModelConfig, settings: Settings, machine: Machine) -> Finding:
     context = min(settings.max_context or CONTEXT, config.text.max_positions)
-    needs = {p: memory_need(config, p, context).total for p in PRECISIONS}
+    needs = {p: memory_need(config, p, context, bf16=machine.multiplies_bf16).total for p in PRECISIONS}
     need, free = needs[settings.precision], machine.memory_available
     text = f"{name} needs {human(need)} at {settings.precision}, {human(free)} are available"
     if need <= free:

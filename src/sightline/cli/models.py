@@ -144,11 +144,12 @@ def human(size: float) -> str:
 
 
 def _shape_facts(config: ModelConfig) -> dict[str, str]:
-    from sightline.model.machine import memory_need
+    from sightline.model.machine import memory_need, read_machine
 
     text, vision = config.text, config.vision
     context = min(CONTEXT, text.max_positions)
-    needs = (f"{p} {human(memory_need(config, p, context).total)}" for p in PRECISIONS)
+    bf16 = read_machine().multiplies_bf16
+    needs = (f"{p} {human(memory_need(config, p, context, bf16=bf16).total)}" for p in PRECISIONS)
     return {
         "kind": _kind(config),
         "language model": f"{text.layers} layers of {text.hidden}, {text.heads} heads of {text.head_dim} "

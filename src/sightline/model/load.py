@@ -63,7 +63,7 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
     template = read_template(folder)
     threads = settings.threads or read_machine().cores
     chosen = k.choose(settings.precision, threads, config)
-    weights = open_weights(checkpoint, settings.precision, settings.cache_dir, threads, progress)
+    weights = open_weights(checkpoint, settings.precision, settings.cache_dir, threads, progress, chosen.stored_vision)
     with _releasing(weights):
         tell("compiling", 0.0)
         language = LanguageModel(config, weights, chosen)

@@ -102,11 +102,15 @@ def read_machine(root: Path = Path("/"), affinity: set[int] | None = None) -> Ma
     )
 
 
-def memory_need(config: ModelConfig, precision: Precision, context: int, patches: int = MAX_PATCHES) -> MemoryNeed:
-    """What `config` needs at `precision` with `context` tokens of KV cache and pictures of `patches` 16-pixel patches.
+def memory_need(
+    config: ModelConfig, precision: Precision, context: int, patches: int = MAX_PATCHES, *, bf16: bool = False
+) -> MemoryNeed:
+    """What `config` needs at `precision` with `context` tokens of KV cache and pictures of `patches` 16-pixel patches,
+    on a processor that multiplies `bf16` or does not.
 
     weights: every parameter once. exact: 2 bytes each, as stored, but 6 in the vision tower. int8: 1 byte and a 2-byte
-    scale per row. int4: in the language layers half a byte and a 2-byte scale per group of 128, elsewhere as int8.
+    scale per row, with bf16 2 bytes in the vision tower. int4: in the language layers half a byte and a 2-byte scale
+    per group of 128, elsewhere 1 byte and a 2-byte scale per row.
     Norms, biases, position tables, routers and the patch embedding: 4 bytes always. The embedding table counts in full,
     though only rows in use stay resident.
     kv: keys and values, float32 for exact, 16 bits otherwise.
@@ -114,7 +118,7 @@ def memory_need(config: ModelConfig, precision: Precision, context: int, patches
     and the picture's features.
     """
     text, vision = config.text, config.vision
-    weights = sum(m.count * m.nbytes(precision) for m in _matrices(config))
+    weights = sum(m.count * m.nbytes(precision, bf16) for m in _matrices(config))
     weights += 4 * small_parameters(config)
     kv = 2 * text.layers * text.kv_heads * text.head_dim * context * (4 if precision == "exact" else 2)
     vision_row = vision.patch_values + 2 * vision.hidden + max(4 * vision.hidden, 2 * vision.intermediate)
@@ -177,8 +181,10 @@ class _Matrix:
     width: int
     count: int = 1
 
-    def nbytes(self, precision: Precision) -> int:
+    def nbytes(self, precision: Precision, bf16: bool = False) -> int:
         """Bytes of one of them."""
+        if precision == "int8" and bf16 and self.part == "vision":
+            return 2 * self.rows * self.width
         if precision == "exact":
             return (_EXACT_VISION_BYTES if self.part == "vision" else 2) * self.rows * self.width
         if precision == "int4" and self.part in ("layer", "expert"):

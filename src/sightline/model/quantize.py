@@ -32,6 +32,7 @@ F32 = NDArray[np.float32]
 Progress = Callable[[str, float], None]  # what is being done, share done in 0..1
 
 RECIPE = 1  # raise when packed numbers change: old packs are then made anew
+_VISION = "model.visual."
 _STALE_S = 3600  # a pack being written changes its file all the time
 _PIECE = 1 << 18  # values quantised at a time: fits a core's cache
 _TINY = np.float32(2.0**-14)  # smallest normal float16
@@ -60,17 +61,26 @@ class Plan:
 
 
 def open_weights(
-    checkpoint: Checkpoint, precision: Precision, cache: Path, threads: int = 1, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    precision: Precision,
+    cache: Path,
+    threads: int = 1,
+    progress: Progress | None = None,
+    stored_vision: bool = False,
 ) -> Weights:
-    """The weights for `precision`: as stored for `exact`, else mapped from the pack in `cache`, made when missing."""
+    """The weights for `precision`: as stored for `exact`, else mapped from the pack in `cache`, made when missing.
+
+    With `stored_vision` the vision tower's stay as stored, too.
+    """
     if precision == "exact":
         return Weights(checkpoint)
-    plans = plan(checkpoint, precision)
+    plans = [p for p in plan(checkpoint, precision) if not (stored_vision and p.tensor.name.startswith(_VISION))]
     path = cache / "packed" / f"{checkpoint.digest()}-{precision}-r{RECIPE}.safetensors"
     if not _is_complete(path, plans):
         pack(plans, path, threads, progress, checkpoint.maps)
     mapped, tensors = read_safetensors(path)
-    return Weights(checkpoint, tensors, (mapped,))
+    planned = {name for p in plans for name, *_ in p.entries()}  # a pack made on another machine may hold more
+    return Weights(checkpoint, {name: t for name, t in tensors.items() if name in planned}, (mapped,))
 
 
 def plan(checkpoint: Checkpoint, precision: Precision) -> list[Plan]:

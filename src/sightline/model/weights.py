@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,18 @@ class Weight:
             groups = self.scale.shape[1]
             return (out, groups, width // groups)
         return (width, out) if self.transposed else (out, width)
+
+    def split(self, parts: int) -> tuple[Weight, ...]:
+        """Equal parts of its rows, in order, each a view; not for transposed ones."""
+        out, width = self.shape
+        size = out // parts
+        data = self.data.reshape(out, -1)
+        pieces = []
+        for start in range(0, out, size):
+            rows = slice(start, start + size)
+            scale = None if self.scale is None else self.scale[rows]
+            pieces.append(replace(self, data=data[rows], shape=(size, width), scale=scale))
+        return tuple(pieces)
 
 
 class Weights:
