@@ -31,7 +31,7 @@ from rich.table import Table
 from report import commit, machine, show_card
 from sightline.engine.prepare import Preparer
 from sightline.engine.prompt import Picture, Prompt
-from sightline.media.sandbox import ImageWorkers
+from sightline.media.decoders import Decoders
 from sightline.model.language import Slice, VisualRows
 from sightline.model.load import Model, load
 from sightline.model.vision import Features
@@ -163,7 +163,7 @@ def sample_questions() -> Iterator[tuple[bytes, str]]:
 
 
 def prompts(model: Model, asked: Sequence[tuple[bytes, str]]) -> list[Prompt]:
-    workers = ImageWorkers(MediaSettings(workers=1))
+    workers = Decoders(MediaSettings(workers=1))
     preparer = Preparer(model, workers, MediaSettings(), model.config.text.max_positions)
 
     async def prepare() -> list[Prompt]:

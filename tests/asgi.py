@@ -42,11 +42,12 @@ class Exchange:
     ):
         self.app = app
         self.reply = Reply()
-        self.read = 0  # bytes of the body the app took
+        self.read = 0  # bytes of the body the app took before it replied
         self._chunks = list(body)
         self._cut = cut
         self._gone = asyncio.Event()
         self._changed = asyncio.Event()
+        path, _, query = path.partition("?")
         self._scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -55,7 +56,7 @@ class Exchange:
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": query.encode(),
             "root_path": "",
             "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
             "client": ("127.0.0.1", 5000),
@@ -84,7 +85,7 @@ class Exchange:
     async def _receive(self) -> MutableMapping[str, Any]:
         if self._chunks:
             chunk = self._chunks.pop(0)
-            self.read += len(chunk)
+            self.read += 0 if self.reply.status else len(chunk)
             return {"type": "http.request", "body": chunk, "more_body": bool(self._chunks) or self._cut}
         await self._gone.wait()
         return {"type": "http.disconnect"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from sightline.media.sandbox import ImageWorkers
+from sightline.media.decoders import Decoders
 from sightline.model.load import Model, load
 from sightline.settings import EngineSettings, MediaSettings
 
@@ -34,8 +35,8 @@ def samples() -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")  # not longer: other modules count child processes
-def workers() -> Iterator[ImageWorkers]:
-    pool = ImageWorkers(MediaSettings(workers=1))
+def workers() -> Iterator[Decoders]:
+    pool = Decoders(MediaSettings(workers=1))
     yield pool
     pool.close()
 
@@ -46,7 +47,8 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing a test writes lands in the user's own cache folder."""
+def private_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing a test writes lands in the user's own folders; a data folder belongs to one server, so to one test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data" / secrets.token_hex(8)))
     yield

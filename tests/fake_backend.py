@@ -7,10 +7,23 @@ from collections.abc import Sequence
 
 from sightline.backends import State
 from sightline.errors import ShuttingDown, SightlineError
-from sightline.types import Conversation, Delta, Estimate, PictureInfo, Sampling, Usage
+from sightline.types import (
+    Conversation,
+    Delta,
+    Document,
+    EngineStats,
+    Estimate,
+    Lane,
+    Page,
+    PictureInfo,
+    Progress,
+    Sampling,
+    Usage,
+    VideoInfo,
+)
 
 USAGE = Usage(prompt_tokens=10, image_tokens=4, cached_tokens=3, completion_tokens=2, queue_ms=1, encoded_images=1)
-Step = Delta | BaseException | asyncio.Event  # an event is waited for
+Step = Delta | BaseException | asyncio.Event | Progress  # an event is waited for, progress shows from then on
 
 
 def says(*texts: str) -> tuple[Delta, ...]:
@@ -24,8 +37,11 @@ class FakeAnswer:
         self.asked = asked
         self.sampling = sampling
         self.pictures = (PictureInfo(original=(40, 60), resized=(32, 64), tokens=4),)
+        self.videos: tuple[VideoInfo, ...] = ()
         self.dropped_turns = 2
         self.prompt_tokens = 10
+        self.progress = Progress("queued")
+        self.usage = USAGE
         self.closed = asyncio.Event()
         self.cut = asyncio.Event()
 
@@ -39,6 +55,8 @@ class FakeAnswer:
                 await self._until(step)
             elif isinstance(step, BaseException):
                 raise step
+            elif isinstance(step, Progress):
+                self.progress = step
             else:
                 return step
         raise StopAsyncIteration
@@ -72,6 +90,7 @@ class FakeBackend:
         self.state: State = "ready"
         self.detail = ""
         self.progress = "reading"
+        self.stats: EngineStats | None = EngineStats(kv_blocks=100, kv_blocks_in_use=7, kv_blocks_kept=5, preemptions=1)
         self.failure: SightlineError | None = None
         self.answers: list[FakeAnswer] = []
         self.asking = asyncio.Event()  # `generate` was called
@@ -94,7 +113,9 @@ class FakeBackend:
         if self.failure:
             raise self.failure
 
-    async def generate(self, conversation: Conversation, sampling: Sampling, *, request_id: str) -> FakeAnswer:
+    async def generate(
+        self, conversation: Conversation, sampling: Sampling, *, request_id: str, lane: Lane = "interactive"
+    ) -> FakeAnswer:
         self.asking.set()
         try:
             if self.hold:
@@ -107,6 +128,11 @@ class FakeBackend:
         answer = FakeAnswer(self.steps, conversation, sampling)
         self.answers.append(answer)
         return answer
+
+    async def pages(self, document: Document) -> tuple[Page, ...]:
+        if self.refusal:
+            raise self.refusal
+        return tuple(Page(document, number) for number in (1, 2, 3))
 
     async def estimate(self, conversation: Conversation, sampling: Sampling) -> Estimate:
         if self.refusal:

@@ -52,17 +52,24 @@ class Service:
 def measure(
     answer: Callable[[Trial], str], asked: dict[str, list[Trial]], at_once: int, log: Path | None = None
 ) -> dict[str, float]:
-    """Share of right answers by task; wrong ones go to `log`, a line of JSON each."""
-    shares = {}
+    """Share of right answers by task; wrong ones go to `log`, a line of JSON each.
+
+    Questions about one picture are asked one after another, so that the service finds it in its caches.
+    """
+    first_seen: dict[int, int] = {}
+    every = [trial for found in asked.values() for trial in found]
+    for trial in every:
+        first_seen.setdefault(id(trial.pictures), len(first_seen))
+    every.sort(key=lambda trial: first_seen[id(trial.pictures)])
+    right: dict[str, list[bool]] = {task: [] for task in asked}
     with ThreadPoolExecutor(at_once) as pool:
-        for task, found in asked.items():
-            given = list(pool.map(answer, found))
-            right = [is_right(task, trial.expected, text) for trial, text in zip(found, given, strict=True)]
-            shares[task] = sum(right) / len(right)
-            print(f"{task}: {shares[task]:.1%} of {len(right)}", flush=True)
-            if log:
-                _log_wrong(log, [(t, text) for t, text, ok in zip(found, given, right, strict=True) if not ok])
-    return shares
+        for count, (trial, text) in enumerate(zip(every, pool.map(answer, every), strict=True), 1):
+            right[trial.task].append(is_right(trial.task, trial.expected, text))
+            if log and not right[trial.task][-1]:
+                _log_wrong(log, trial, text)
+            if count % 100 == 0 or count == len(every):
+                print(f"{count} of {len(every)} asked", flush=True)
+    return {task: sum(found) / len(found) for task, found in right.items()}
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
@@ -96,11 +103,10 @@ def _data_url(pixels: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _log_wrong(log: Path, wrong: list[tuple[Trial, str]]) -> None:
+def _log_wrong(log: Path, trial: Trial, text: str) -> None:
     with log.open("a") as lines:
-        for trial, text in wrong:
-            row = {"task": trial.task, "question": trial.question, "expected": trial.expected, "answer": text}
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+        row = {"task": trial.task, "question": trial.question, "expected": trial.expected, "answer": text}
+        lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def main() -> None:
@@ -111,7 +117,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200, help="trials per task")
     parser.add_argument("--kinds", nargs="*", default=list(CANVASES), choices=list(CANVASES))
     parser.add_argument("--other-renderer", action="store_true", help="receipts drawn by Cairo instead")
-    parser.add_argument("--at-once", type=int, default=2, help="requests under way at a time")
+    parser.add_argument("--at-once", type=int, default=8, help="requests under way at a time")
     parser.add_argument("--out", type=Path, required=True, help="results file, JSON")
     parser.add_argument("--wrong", type=Path, help="write wrong answers here, a line of JSON each")
     options = parser.parse_args()

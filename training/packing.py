@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .pictures.labels import TOKEN_PX, box_sides
 from .pictures.page import Picture
-from .pictures.questions import Example, Question, Spoken, say
+from .pictures.questions import DECIDED, Example, Question, Spoken, say
 
 LONG_TASKS = ("receipt.json", "receipt.text", "chart.parse", "text.text", "form.json", "form.text", "scene.boxes")
 # Easy tasks are asked less often.
@@ -26,8 +26,6 @@ SHARES = {
     "receipt.items": 0.5,
     "receipt.payment": 0.5,
     "chart.title": 0.5,
-    "chart.exist": 0.5,
-    "receipt.exist": 0.6,
 }
 LONG_SHARE = 0.6
 CHAT_SHARE = 0.25
@@ -35,6 +33,7 @@ SYSTEM_SHARE = 0.1
 SYSTEMS = ("You are a helpful assistant.", "You are a helpful assistant that reads pictures.", "Answer briefly.")
 BRANCH_TOKENS = 256
 ANSWER_WEIGHT = -0.75  # each answer token weighs length**this: between one vote per token and one per answer
+SEEN_WEIGHT, VERDICT_WEIGHT = 3.0, 8.0  # times that for what is read off the picture, and for what decides
 
 
 @dataclass(slots=True)
@@ -46,6 +45,7 @@ class Sequence:
     segments: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)  # of the loss when this token is predicted; 0 in questions
     seen_in: list[int] = field(default_factory=list)  # sequence index of the visual token this token was read from
+    decided: list[bool] = field(default_factory=list)  # this token is part of a verdict
     images: list[int] = field(default_factory=list)  # sequence indices of the visual tokens
     next_position: int = 0
 
@@ -196,7 +196,12 @@ class Packer:
         self._spoken(sequence, answer, tokens, segment)
         self._text(sequence, "<|im_end|>", segment)
         size = len(sequence.ids) - first
-        sequence.weights[first:] = [size**ANSWER_WEIGHT] * size
+        base, seen = size**ANSWER_WEIGHT, sequence.seen_in[first:]
+        decided = sequence.decided[first:]
+        sequence.weights[first:] = [
+            base * (VERDICT_WEIGHT if verdict else SEEN_WEIGHT if at >= 0 else 1.0)
+            for at, verdict in zip(seen, decided, strict=True)
+        ]
 
     def _spoken(self, sequence: Sequence, spoken: Spoken, tokens: list[int], segment: int) -> None:
         encoding = self._tokenizer.encode(spoken.text, add_special_tokens=False)
@@ -207,6 +212,7 @@ class Packer:
         self._plain(sequence, count, segment)
         for number, (start, end) in enumerate(encoding.offsets):
             mark = max(spoken.marks[start:end], default=-1)
+            sequence.decided[number - count] = DECIDED in spoken.marks[start:end]
             token = tokens[mark] if mark >= 0 else -1
             if token >= 0:
                 sequence.seen_in[number - count] = sequence.images[token]
@@ -216,6 +222,7 @@ class Packer:
         sequence.segments += [segment] * count
         sequence.weights += [0.0] * count
         sequence.seen_in += [-1] * count
+        sequence.decided += [False] * count
 
 
 def tree_mask(segments: Tensor) -> Tensor:

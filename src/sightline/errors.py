@@ -39,7 +39,35 @@ class UnsupportedField(InvalidRequest):
 
 
 class InvalidImage(InvalidRequest):
+    """A picture that cannot be used; its kin say why."""
+
     code = "invalid_image"
+
+
+class EmptyImage(InvalidImage):
+    code = "empty_image_file"
+
+
+class InvalidBase64(InvalidImage):
+    code = "invalid_base64_image"
+
+
+class UnknownImageFormat(InvalidImage):
+    """Something else than a picture."""
+
+    code = "invalid_image_format"
+
+
+class UnsupportedImage(InvalidImage):
+    """A picture, of a kind that is not read here."""
+
+    code = "unsupported_image_media_type"
+
+
+class DamagedImage(InvalidImage):
+    """Begins as a picture and does not go on as one."""
+
+    code = "image_parse_error"
 
 
 class ImageTooLarge(InvalidRequest):
@@ -47,6 +75,33 @@ class ImageTooLarge(InvalidRequest):
 
     status = 413
     code = "image_too_large"
+
+
+class InvalidVideo(InvalidRequest):
+    """Not a clip of a kind that is read here, damaged, or cut off."""
+
+    code = "video_parse_error"
+
+
+class UnsupportedVideoCodec(InvalidVideo):
+    code = "unsupported_video_codec"
+
+
+class TooManyFrames(InvalidRequest):
+    code = "too_many_frames"
+
+
+class VideoTooLong(InvalidRequest):
+    """Longer than the server reads, where it does not trim."""
+
+    code = "video_too_long"
+
+
+class VideoTooLarge(InvalidRequest):
+    """More bytes, more pixels in a frame, or more work than one clip may have."""
+
+    status = 413
+    code = "video_too_large"
 
 
 class InvalidSchema(InvalidRequest):
@@ -59,6 +114,39 @@ class PromptTooLong(InvalidRequest):
 
 class RemoteMediaDisabled(InvalidRequest):
     code = "remote_media_disabled"
+
+
+class InvalidDocument(InvalidRequest):
+    """Not a PDF, or one that is damaged or cut off."""
+
+    code = "document_parse_error"
+
+
+class DocumentTooLarge(InvalidRequest):
+    """More bytes than a document may have, or more memory than a page may take."""
+
+    status = 413
+    code = "document_too_large"
+
+
+class DocumentPasswordRequired(InvalidRequest):
+    code = "document_password_required"
+
+
+class TooManyPages(InvalidRequest):
+    code = "too_many_pages"
+
+
+class InvalidMediaUrl(InvalidRequest):
+    """An address that is not fetched, whatever is behind it. `code` names the medium: invalid_video_url."""
+
+    code = "invalid_image_url"
+
+
+class MediaUnreachable(InvalidRequest):
+    """An address that was asked and did not give its medium. `code` names it: failed_to_download_video."""
+
+    code = "failed_to_download_image"
 
 
 class ModelNotFound(InvalidRequest):
@@ -79,6 +167,18 @@ class MethodNotAllowed(InvalidRequest):
 class ContentTooLarge(InvalidRequest):
     status = 413
     code = "content_too_large"
+
+
+class Conflict(InvalidRequest):
+    """Not possible in the state a thing is in; asking again does not help."""
+
+    status = 409
+    code = "conflict"
+
+
+class HeadersTooLarge(InvalidRequest):
+    status = 431
+    code = "headers_too_large"
 
 
 class UnsupportedMediaType(InvalidRequest):
@@ -112,6 +212,19 @@ class ShuttingDown(Unavailable):
     code = "server_shutting_down"
 
 
+class StorageUnavailable(Unavailable):
+    """Files and batches cannot be read or written now; questions are answered as before."""
+
+    code = "storage_unavailable"
+
+
+class ProcessingTimeout(Unavailable):
+    """What was sent was not done in time, for a reason that may lie with the machine."""
+
+    status = 504
+    code = "processing_timeout"
+
+
 class InternalError(SightlineError):
     """Our mistake. The text is fixed; the request id leads to the log."""
 
@@ -126,6 +239,12 @@ class DownloadError(SightlineError):
     """A model could not be fetched; the message says what to try."""
 
     code = "download_error"
+
+
+class DataFolderRefused(SightlineError):
+    """The data folder is not for this server: in use, damaged, or newer than the program. The message has the path."""
+
+    code = "data_folder_refused"
 
 
 class SettingsError(SightlineError):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sightline.errors import SettingsError
 from sightline.types import Precision
@@ -30,6 +32,17 @@ def default_cache_dir() -> Path:
         return Path(tempfile.gettempdir()) / f"sightline-{os.getuid()}"
 
 
+def default_data_dir() -> Path:
+    """The user's data folder (XDG_DATA_HOME or ~/.local/share), or beside the cache when there is no home."""
+    base = os.environ.get("XDG_DATA_HOME")
+    if base:
+        return Path(base) / "sightline"
+    try:
+        return Path.home() / ".local" / "share" / "sightline"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"sightline-{os.getuid()}" / "data"
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """What the engine may use. None means: computed from the machine at load."""
@@ -39,7 +52,9 @@ class EngineSettings:
     kv_bytes: int | None = None
     vision_cache_bytes: int = 256 * MIB
     max_running: int = 3  # sequences answered at once
-    max_waiting: int = 64  # sequences queued behind them
+    max_waiting: int = 64  # interactive sequences queued behind them
+    max_waiting_bulk: int = 64
+    speculate: bool = True  # try guessed tokens; off for measuring what that brings
     max_context: int | None = None
     cache_dir: Path = field(default_factory=default_cache_dir)
 
@@ -52,9 +67,39 @@ class MediaSettings:
     max_image_pixels: int = 100_000_000  # decoded, from the header, before anything is decoded
     max_image_side: int = 1920  # longer sides are scaled down before the model sees them
     max_images: int = 64
+    max_video_bytes: int = 40 * MIB  # encoded; as base64 it still fits into a body
+    max_videos: int = 4
+    max_video_s: float = 30.0
+    long_video: Literal["trim", "reject"] = "trim"
+    max_video_frames: int = 64  # that the model sees; 30 s at its own two per second are 60
+    max_video_pixels: int = 8 << 20  # of all these frames together: 4096 tokens
+    max_frame_pixels: int = 16_000_000  # decoded; 4K has 9 million
+    video_timeout_s: float = 60.0
+    max_document_bytes: int = 32 * MIB  # encoded; as base64 it still fits into a body
+    max_pages: int = 32  # of documents, in one prompt
+    max_document_pages: int = 500  # that a task reads one by one
+    max_page_pixels: int = 25_000_000  # that one page is drawn with; A4 at 500 dpi has 24 million
+    page_dpi: int = 144  # unless the request says; an A4 page has 1684 x 1190 pixels then
     workers: int = 2
     worker_memory_bytes: int = 1024 * MIB
     timeout_s: float = 20.0
+    hosts: tuple[str, ...] = ()  # that media may be fetched from; none: nothing is fetched
+    fetches: int = 8  # at once, over all requests
+    fetch_s: float = 20.0  # for one of them, from its first packet to its last byte
+
+
+def _listed(value: object) -> object:
+    """Names from one text, as the environment has it."""
+    return re.split(r"[,\s]+", value.strip().lower()) if isinstance(value, str) and value.strip() else value or ()
+
+
+def _host_name(value: str) -> str:
+    if not re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*(:[0-9]{1,5})?", value):
+        raise PydanticCustomError("host_name", "hosts are written cdn.example.com, *.example.com or example.com:8443")
+    return value
+
+
+HostName = Annotated[str, AfterValidator(_host_name)]
 
 
 class Settings(BaseSettings):
@@ -76,13 +121,27 @@ class Settings(BaseSettings):
         3, ge=1, le=256, validation_alias=AliasChoices("SIGHTLINE_MAX_CONCURRENCY", "MAX_CONCURRENCY")
     )
     max_queue: int = Field(64, ge=0)
+    max_bulk_queue: int = Field(64, ge=0)
     max_context: int | None = Field(None, ge=64)
     max_image_mb: float = Field(10, gt=0)
     max_image_side: int = Field(1920, ge=32)
     max_images: int = Field(64, ge=1)
+    max_document_mb: float = Field(32, gt=0)
+    max_pages: int = Field(32, ge=1, description="pages of documents in one prompt")
+    max_document_pages: int = Field(500, ge=1, description="pages that doc_analyze reads in one call")
+    page_dpi: int = Field(144, ge=18, le=1200, description="dots per inch that pages are drawn with")
+    max_video_mb: float = Field(40, gt=0)
+    max_video_frames: int = Field(64, ge=1, le=768)
+    long_video: Literal["trim", "reject"] = Field("trim", description="what becomes of a clip over 30 s: cut, or a 400")
     max_body_mb: float = Field(64, gt=0)
+    media_hosts: Annotated[tuple[HostName, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        (), description="hosts that media may be fetched from: cdn.example.com, *.example.com, example.com:8443"
+    )
     drain_s: float = Field(30, ge=0, description="how long a stopping server lets running answers finish")
     cache_dir: Path = Field(default_factory=default_cache_dir)
+    data_dir: Path = Field(default_factory=default_data_dir, description="files and batches; one server per folder")
+    max_file_mb: float = Field(200, gt=0, description="one uploaded file")
+    batch_concurrency: int = Field(1, ge=1, le=256, description="lines of batches answered at once")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -94,6 +153,7 @@ class Settings(BaseSettings):
             vision_cache_bytes=self.vision_cache_mb * MIB,
             max_running=self.max_concurrency,
             max_waiting=self.max_queue,
+            max_waiting_bulk=self.max_bulk_queue,
             max_context=self.max_context,
             cache_dir=self.cache_dir,
         )
@@ -101,7 +161,17 @@ class Settings(BaseSettings):
     @property
     def media(self) -> MediaSettings:
         return MediaSettings(
-            max_image_bytes=int(self.max_image_mb * MIB), max_image_side=self.max_image_side, max_images=self.max_images
+            max_image_bytes=int(self.max_image_mb * MIB),
+            max_image_side=self.max_image_side,
+            max_images=self.max_images,
+            max_document_bytes=int(self.max_document_mb * MIB),
+            max_pages=self.max_pages,
+            max_document_pages=self.max_document_pages,
+            page_dpi=self.page_dpi,
+            max_video_bytes=int(self.max_video_mb * MIB),
+            max_video_frames=self.max_video_frames,
+            long_video=self.long_video,
+            hosts=self.media_hosts,
         )
 
 

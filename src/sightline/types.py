@@ -9,6 +9,9 @@ from typing import Literal
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls"]
 Precision = Literal["exact", "int8", "int4"]
+Medium = Literal["image", "video", "document"]
+Lane = Literal["interactive", "bulk"]  # somebody sits and waits, or nobody does
+Stage = Literal["decoding", "queued", "looking", "reading", "answering"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An encoded picture (JPEG, PNG, WebP, BMP) as the caller sent it, with the sizes it asked for.
+    """An encoded picture (JPEG, PNG, WebP, BMP, GIF, HEIC) as the caller sent it, with the sizes it asked for.
 
     `param` says where in the request it stood, for error messages ("messages[0].content[1]").
     """
@@ -35,13 +38,49 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A place for a video in a message. Decoding comes with its own capability; rendering knows it already."""
+    """An encoded clip (MP4, MOV, WebM, MKV, GIF) as the caller sent it, or its `frames` as encoded pictures.
+
+    `fps` and `num_frames` say how many frames the model shall see, `start` and `end` (seconds) from where; for `frames`
+    `fps` says how far apart they are. The pixel counts are those of one frame. `param` as for pictures.
+    """
 
     data: bytes = field(default=b"", repr=False)
+    frames: tuple[bytes, ...] = field(default=(), repr=False)
+    fps: float | None = None
+    num_frames: int | None = None
+    start: float | None = None
+    end: float | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     param: str | None = None
 
 
-Part = Text | Image | Video
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A PDF as the caller sent it: each page it names becomes a picture.
+
+    `pages` is a list of numbers and ranges ("1-3,7"), None for all; `dpi` None is the server's. The pixel counts are
+    those of one page. `param` as for pictures.
+    """
+
+    data: bytes = field(repr=False)
+    pages: str | None = None
+    dpi: int | None = None
+    password: str | None = field(default=None, repr=False)
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a document, counted from 1."""
+
+    document: Document
+    number: int
+
+
+Part = Text | Image | Video | Document | Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +179,7 @@ class Usage:
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     encoded_images: int = 0  # pictures that went through the vision tower, not through its cache
+    encoded_patches: int = 0  # the same of clips, by their temporal patches
     experts: float = 0.0  # mean number of distinct experts per MoE layer; 0 for dense models
 
 
@@ -155,12 +195,77 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Where an answer is. `decoding`: its pictures are being decoded, it has no place in the queue yet.
+
+    `place`: how many requests in the queue are ahead of it. `wait_s`: expected seconds until its first token when no
+    cache helps, None while nobody has measured what that takes. `done` of `total`: pictures while `looking`, tokens
+    of the prompt while `reading`; 0 of 0 in the other stages. A prompt with several pictures goes to and fro between
+    those two.
+    """
+
+    stage: Stage
+    place: int = 0
+    wait_s: float | None = None
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot of the engine for metrics and tests. Blocks that are `kept` hold what a later request may share.
+
+    `problem` is what the idle self-check found, None when all is accounted for.
+    """
+
+    running: int = 0
+    waiting: int = 0  # interactive requests
+    waiting_bulk: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    drafted: int = 0  # tokens guessed and tried
+    accepted: int = 0  # those of them that were right
+    kv_blocks: int = 0
+    kv_blocks_in_use: int = 0
+    kv_blocks_kept: int = 0
+    vision_cache_bytes: int = 0
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageInfo:
+    """What was done to a page before the model saw it. `turned`: degrees, counter-clockwise, to set a scan straight."""
+
+    number: int
+    turned: float = 0.0
+    denoised: bool = False
+    binarised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PictureInfo:
-    """What became of one picture: its own upright size and the size the model saw, in pixels (height, width)."""
+    """What became of one picture: its own upright size and the size the model saw, in pixels (height, width).
+
+    The own size of a document's `page` is the one at which it was drawn.
+    """
 
     original: tuple[int, int]
     resized: tuple[int, int]
     tokens: int
+    page: PageInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What became of one clip: sizes of a frame as for pictures, the second of each frame the model saw, and the
+    seconds it was told, one for each pair of them. `trimmed`: the rest was longer than the server reads."""
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    tokens: int
+    times: tuple[float, ...]
+    timestamps: tuple[float, ...]
+    trimmed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +284,4 @@ class Estimate:
     first_token_s: float | None
     unmeasured: str | None
     peak_bytes: int
+    videos: tuple[VideoInfo, ...] = ()

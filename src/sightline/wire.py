@@ -5,28 +5,25 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import reprlib
-from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     ValidationError,
+    WithJsonSchema,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sightline.errors import InvalidRequest, MissingField, SightlineError, UnsupportedField
-
-MAX_DEPTH = 100
-# Counted before parsing: each comma or bracket may become an object of 50 bytes and more. Base64 has none of them.
-MAX_VALUES = 500_000
+from sightline.strict_json import read_json as read_json  # noqa: PLC0414
+from sightline.strict_json import shown as shown  # noqa: PLC0414
+from sightline.wire_parts import Content, Pixels
+from sightline.wire_parts import PageChoice as PageChoice  # noqa: PLC0414
+from sightline.wire_parts import TextPart as TextPart  # noqa: PLC0414
+from sightline.wire_parts import Wire as Wire  # noqa: PLC0414
 
 # Fields that would change the answer if we had them, with the values that change nothing. None is always accepted.
 UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
@@ -77,90 +74,9 @@ JSON_WORDS: Mapping[str, str] = {
     "model_type": "input should be an object",
 }
 TEMPLATE_FIELDS = ("chat_template", "chat_template_kwargs")
-UNSUPPORTED_PARTS = ("video", "video_url", "file", "input_audio", "audio", "audio_url", "image_embeds")
-
-
-class Wire(BaseModel):
-    """Base of all bodies. Strict: "1" is not 1. Inside messages, fields we do not know are ignored."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
 
 
 # ---- the request
-
-
-class Pixels(Wire):
-    """Sizes asked for, in pixels. They may lower the model's own limits, never raise them."""
-
-    min_pixels: int | None = Field(None, ge=1)
-    max_pixels: int | None = Field(None, ge=1)
-
-
-class PictureSizes(Pixels):
-    resized_height: int | None = Field(None, ge=1)
-    resized_width: int | None = Field(None, ge=1)
-
-
-class TextPart(Wire):
-    type: Literal["text"]
-    text: str
-
-
-class ImageUrl(Wire):
-    url: str
-    detail: Literal["auto", "low", "high"] | None = None
-
-
-class ImageUrlPart(PictureSizes):
-    type: Literal["image_url"]
-    image_url: ImageUrl
-
-
-class ImagePart(PictureSizes):
-    """The form of Qwen's own examples."""
-
-    type: Literal["image"]
-    image: str
-
-
-def _refuse_part(value: object) -> NoReturn:
-    if not isinstance(value, dict):
-        raise PydanticCustomError("invalid_value", "a content part must be an object with a 'type'")
-    kind = value.get("type")
-    if kind in UNSUPPORTED_PARTS:
-        raise PydanticCustomError("unsupported_parameter", f"content parts of type '{kind}' are not supported yet")
-    raise PydanticCustomError(
-        "invalid_value", f"content part has type {shown(kind)}; known are 'text', 'image_url' and 'image'"
-    )
-
-
-def _part_tag(value: object) -> str:
-    kind = value.get("type") if isinstance(value, dict) else None
-    return f"<{kind}>" if kind in ("text", "image_url", "image") else "<other>"
-
-
-def _content_tag(value: object) -> str | None:
-    return "<string>" if isinstance(value, str) else "<array>" if isinstance(value, list) else None
-
-
-# Tags in angle brackets keep the branches of a union out of the paths in error messages; see `field_path`.
-Part = Annotated[
-    Annotated[TextPart, Tag("<text>")]
-    | Annotated[ImageUrlPart, Tag("<image_url>")]
-    | Annotated[ImagePart, Tag("<image>")]
-    | Annotated[TextPart, BeforeValidator(_refuse_part), Tag("<other>")],
-    Discriminator(_part_tag),
-]
-# JSON has lists only, so a list is what a tuple field takes; the items stay strict.
-Parts = Annotated[tuple[Part, ...], Field(strict=False, max_length=1000)]
-Content = Annotated[
-    Annotated[str, Tag("<string>")] | Annotated[Parts, Tag("<array>")],
-    Discriminator(
-        _content_tag,
-        custom_error_type="invalid_value",
-        custom_error_message="content must be a string or array",
-    ),
-]
 
 
 class CalledFunction(Wire):
@@ -194,6 +110,35 @@ class ResponseFormat(Wire):
 
 class StreamOptions(Wire):
     include_usage: bool | None = None
+    include_progress: bool | None = None
+
+
+# What the two validators below refuse, as the description of the API has it.
+TOOL_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "properties": {"name": {"type": "string", "pattern": r"^[A-Za-z0-9_.\-]{1,64}$"}},
+            "required": ["name"],
+        },
+    },
+    "required": ["type", "function"],
+}
+AnyNamedTool = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                "type": {"const": "function"},
+                "function": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+            },
+            "required": ["type", "function"],
+        }
+    ),
+]
 
 
 def _tool(value: dict[str, Any]) -> dict[str, Any]:
@@ -234,13 +179,24 @@ def _bias(value: dict[str, float]) -> dict[str, float]:
 
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+SeveralStops = Annotated[tuple[StopString, ...], Field(strict=False, max_length=16)]
 StopStrings = Annotated[
-    tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-    Field(strict=False, max_length=16),
+    SeveralStops,
+    BeforeValidator(
+        lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=StopString | SeveralStops
+    ),
 ]
 # A tool stays as it came, because the prompt shows it to the model as it came.
-Tool = Annotated[dict[str, Any], AfterValidator(_tool)]
+Tool = Annotated[dict[str, Any], AfterValidator(_tool), WithJsonSchema(TOOL_SCHEMA)]
+TokenId = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,9}$"})]
+Biases = Annotated[
+    dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_bias), Field(max_length=1024)
+]
+ToolChoice = Annotated[
+    Literal["none", "auto", "required"] | NamedTool | None,
+    BeforeValidator(_tool_choice, json_schema_input_type=Literal["none", "auto", "required"] | AnyNamedTool | None),
+]
 
 
 class ChatRequest(Pixels):
@@ -260,14 +216,12 @@ class ChatRequest(Pixels):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: float | None = Field(None, gt=0, le=2)
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], AfterValidator(_bias)] | None = Field(
-        None, max_length=1024
-    )
+    logit_bias: Biases | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     tools: Annotated[tuple[Tool, ...], Field(strict=False, max_length=128)] | None = None
-    tool_choice: Annotated[Literal["none", "auto", "required"] | NamedTool | None, BeforeValidator(_tool_choice)] = None
+    tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -289,7 +243,7 @@ def parse_chat(body: object) -> ChatRequest:
                 code="template_not_allowed",
             )
     for name, harmless in UNSUPPORTED.items():
-        if body.get(name) is not None and body[name] not in harmless:
+        if body.get(name) is not None and not _among(body[name], harmless):
             allowed = " or ".join(json.dumps(value) for value in harmless)
             way_out = f"leave it out or send {allowed}" if allowed else "leave it out"
             raise UnsupportedField(f"'{name}' is not supported; {way_out}", param=name)
@@ -304,6 +258,11 @@ def parse_chat(body: object) -> ChatRequest:
         return ChatRequest.model_validate(body)
     except ValidationError as error:
         raise field_refusal(error.errors(include_url=False)[0]) from None
+
+
+def _among(value: object, known: tuple[object, ...]) -> bool:
+    """Whether JSON calls the value equal to one of them. Python says that 1 is True."""
+    return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in known)
 
 
 def field_refusal(error: ErrorDetails) -> SightlineError:
@@ -326,78 +285,6 @@ def field_path(loc: tuple[int | str, ...]) -> str:
     return "".join(steps).removeprefix(".")
 
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = 80
-
-
-def shown(value: object) -> str:
-    """A value as an error message shows it: JSON's words, and never long."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return _SHORT.repr(value)
-
-
-# ---- strict JSON
-
-
-def read_json(raw: bytes) -> object:
-    """Strict JSON: UTF-8, no duplicate keys, no NaN or Infinity, nothing after the value, at most 100 levels deep.
-
-    Raises InvalidRequest with code `invalid_json`.
-    """
-    if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
-        raise _bad_json(f"it has more than {MAX_VALUES} values")
-    try:
-        value = json.loads(
-            raw.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
-        )
-        if re.search(rb"\\u[dD][89a-fA-F]", raw):  # half of a surrogate pair cannot be written as UTF-8
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise _bad_json(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
-    except UnicodeError:
-        raise _bad_json("it is not valid UTF-8 text") from None
-    except RecursionError:
-        raise _bad_json(f"it is nested deeper than {MAX_DEPTH} levels") from None
-    except ValueError:  # what is left: Python refuses integers of more than 4300 digits
-        raise _bad_json("it has a number with too many digits") from None
-    _limit_depth(value)
-    return value
-
-
-def _limit_depth(value: object) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        containers = [item for item in level if isinstance(item, dict | list)]
-        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
-        if not containers:
-            return
-    raise _bad_json(f"it is nested deeper than {MAX_DEPTH} levels")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise _bad_json(f"the key {shown(twice)} stands twice in one object")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise _bad_json(f"{name} is not JSON")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if number in (float("inf"), float("-inf")):
-        raise _bad_json(f"the number {shown(digits)} is too large")
-    return number
-
-
-def _bad_json(reason: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid request format: the body is not valid JSON: {reason}", code="invalid_json")
-
-
 # ---- the answer. Dump with exclude_unset: what was set is sent, null included.
 
 
@@ -415,13 +302,35 @@ class Usage(Wire):
 
 
 class Picture(Wire):
-    """A picture as the caller sent it, upright, and as the model saw it."""
+    """A picture as the caller sent it, upright, and as the model saw it.
+
+    The page of a document has its number too, and what was done to it where it was cleaned.
+    """
 
     width: int
     height: int
     resized_width: int
     resized_height: int
     tokens: int
+    page: int | None = None
+    turned_degrees: float | None = None
+    denoised: bool | None = None
+    binarised: bool | None = None
+
+
+class Video(Wire):
+    """A clip as the caller sent it, upright, and as the model saw it: `seconds` of its frames, and the `timestamps` it
+    was told, one for two frames. There only when there are clips."""
+
+    width: int
+    height: int
+    resized_width: int
+    resized_height: int
+    tokens: int
+    frames: int
+    seconds: tuple[float, ...]
+    timestamps: tuple[float, ...]
+    trimmed: bool
 
 
 class Report(Wire):
@@ -436,6 +345,23 @@ class Report(Wire):
     images: tuple[Picture, ...]
     cached_images: int
     dropped_turns: int
+    videos: tuple[Video, ...] = ()
+
+
+class Progress(Wire):
+    """Where an answer is before its first token; types.Progress says what the fields mean."""
+
+    stage: Literal["decoding", "queued", "looking", "reading", "answering"]
+    place: int
+    wait_s: float | None
+    done: int
+    total: int
+
+
+class ProgressReport(Wire):
+    """Our own addition to a stream that asked for it."""
+
+    progress: Progress
 
 
 class EstimatedPicture(Picture):
@@ -455,6 +381,7 @@ class Estimate(Wire):
     seconds_to_first_token: float | None
     unmeasured: str | None
     peak_memory_bytes: int
+    videos: tuple[Video, ...] = ()
 
 
 class RivalLogprob(Wire):
@@ -522,7 +449,7 @@ class ChatChunk(Wire):
     model: str
     choices: tuple[ChunkChoice, ...]
     usage: Usage | None = None
-    sightline: Report | None = None
+    sightline: Report | ProgressReport | None = None
 
 
 class Model(Wire):

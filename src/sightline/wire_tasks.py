@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from sightline.errors import InvalidRequest, MissingField, UnsupportedField
-from sightline.wire import Wire, field_path, field_refusal, shown
+from sightline.wire import Video, Wire, field_path, field_refusal, shown
+from sightline.wire_parts import FileOrFrames
 
 
 class _Sent(Wire):
@@ -21,7 +22,15 @@ class Options(_Sent):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     stream: bool | None = None
+    progress: bool | None = None
     answer_schema: dict[str, Any] | None = Field(None, alias="schema")
+    pages: str | None = Field(None, max_length=1000)
+    dpi: int | None = Field(None, ge=18, le=1200)
+    password: str | None = Field(None, max_length=127)
+    fps: float | None = Field(None, gt=0)
+    num_frames: int | None = Field(None, ge=1)
+    start: float | None = Field(None, ge=0)
+    end: float | None = Field(None, gt=0)
 
 
 class TaskRequest(_Sent):
@@ -29,8 +38,8 @@ class TaskRequest(_Sent):
 
     task: str
     images: Annotated[tuple[str, ...], Field(strict=False, max_length=1000)] | None = None
-    videos: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
-    documents: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
+    videos: Annotated[tuple[FileOrFrames, ...], Field(strict=False, max_length=1000)] | None = None
+    documents: Annotated[tuple[str, ...], Field(strict=False, max_length=1000)] | None = None
     text: str | None = None
     options: Options | None = None
 
@@ -55,13 +64,15 @@ def parse_task(body: object) -> TaskRequest:
 
 
 class Metadata(Wire):
-    """What the answer took and why it ended. `activated_experts` is null when it was stopped for repeating itself."""
+    """What the answer took and why it ended. `activated_experts` is null when no answer was counted."""
 
     processing_time_ms: int
     activated_experts: float | None
     input_tokens: int
     output_tokens: int
     stopped: Literal["end", "length", "repetition"]
+    trimmed: bool | None = None
+    videos: tuple[Video, ...] = ()
 
 
 class TaskResult(Wire):
@@ -81,6 +92,47 @@ class TaskReply(Wire):
     code: int
     msg: str
     result: TaskResult | None
+
+
+class PageError(Wire):
+    """Why a page was not read."""
+
+    code: str | None
+    message: str
+
+
+class PageAnswer(Wire):
+    """What was found on one page. With an `error` there is no answer."""
+
+    page: int
+    answer: str
+    confidence: float
+    stopped: Literal["end", "length", "repetition"] | None
+    error: PageError | None
+
+
+class Merged(Wire):
+    """The answer for the whole document. `by` "pages": the pages' own answers in a row; "model": put together by it."""
+
+    answer: str
+    citations: tuple[int, ...]
+    by: Literal["model", "pages"]
+    confidence: float
+
+
+class Analysis(Wire):
+    """The `data` of task doc_analyze."""
+
+    pages: tuple[PageAnswer, ...]
+    merged: Merged
+
+
+class PageEvent(PageAnswer):
+    """One page was read: the `done`th of `pages`."""
+
+    stage: Literal["page"]
+    done: int
+    pages: int
 
 
 class TokenEvent(Wire):

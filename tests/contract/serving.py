@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 from openai import OpenAI
 
@@ -21,10 +22,10 @@ PATIENCE_S = 120  # only ever spent by a test that fails
 class Server:
     """A running `sightline serve`. Its stderr is read all the time, so that it never blocks on it."""
 
-    def __init__(self, cache: Path, **settings: str):
+    def __init__(self, cache: Path, port: str = "0", **settings: str):
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", "--port", "0"],
-            env=ENVIRONMENT | {"SIGHTLINE_CACHE_DIR": str(cache)} | settings,
+            [*COMMAND, "serve", "--port", port],
+            env=ENVIRONMENT | {"SIGHTLINE_CACHE_DIR": str(cache), "SIGHTLINE_DATA_DIR": mkdtemp(dir=cache)} | settings,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -58,8 +59,8 @@ class Server:
 
 
 @contextmanager
-def serving(cache: Path, **settings: str) -> Iterator[Server]:
-    server = Server(cache, **settings)
+def serving(cache: Path, port: str = "0", **settings: str) -> Iterator[Server]:
+    server = Server(cache, port, **settings)
     try:
         server.logged(r"^model sightline-demo is ready")
         yield server

@@ -43,5 +43,5 @@ def test_an_answer_longer_than_the_context_is_estimated_at_what_fits(estimate):
 
 def test_a_picture_that_would_be_refused_is_refused(estimate):
     reply = estimate(picture(RECEIPT[:100]), TOTAL)
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_image")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "image_parse_error")
     assert reply.json()["error"]["param"] == "messages[0].content[0]"

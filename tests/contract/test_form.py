@@ -60,7 +60,7 @@ def test_an_empty_prompt_and_a_damaged_picture_are_the_callers_mistakes(post):
     assert reply.status_code == 400
     assert reply.json()["error"]["message"].startswith("prompt is empty")
     reply = post(files={"image": ("a.png", b"<html>")}, data={"prompt": QUESTION})
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_image")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_image_format")
     assert reply.json()["error"]["message"].startswith("Invalid image data: cannot decode image")
     reply = post(files={"image": ("a.png", RECEIPT + bytes(11 << 20))}, data={"prompt": QUESTION})
     assert (reply.status_code, reply.json()["error"]["param"]) == (413, "image[0]")

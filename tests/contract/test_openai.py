@@ -140,8 +140,8 @@ def test_a_reader_who_leaves_mid_stream_frees_a_place(server):
 @pytest.mark.parametrize(
     ("data", "sizes", "status", "code"),
     [
-        (b"<html>", {}, 400, "invalid_image"),
-        (RECEIPT[: len(RECEIPT) // 2], {}, 400, "invalid_image"),
+        (b"<html>", {}, 400, "invalid_image_format"),
+        (RECEIPT[: len(RECEIPT) // 2], {}, 400, "image_parse_error"),
         (RECEIPT + bytes(11 << 20), {}, 413, "image_too_large"),
         (RECEIPT, {"min_pixels": 9000, "max_pixels": 5000}, 400, "invalid_value"),
         (RECEIPT, {"resized_height": 64}, 400, "invalid_value"),

@@ -87,6 +87,7 @@ def visual(start: int, end: int, digest: bytes) -> Visual:
     return Visual(start, end, Picture(np.zeros((1, 32, 32, 3), np.uint8), digest, PictureInfo((1, 1), (1, 1), 1)))
 
 
+@pytest.mark.row("I24")
 def test_blocks_of_equal_tokens_differ_by_picture_by_offset_by_parent_and_by_tenant():
     ids = np.full(32, 9, np.int32)
     keys = [

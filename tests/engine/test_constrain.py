@@ -280,7 +280,29 @@ def test_a_schema_that_becomes_too_complex_to_follow_fails_its_own_answer_only(
         for token in rng.choice([a, b], 5000).tolist():
             hostile.mask()
             hostile.accept(token)
+    assert hostile.forced() == []
+    assert hostile.count_allowed([a]) == 0
     assert fits(compiler.compile(Grammar()), tokenizer, '{"a": 1}')
+
+
+def test_what_is_forced_is_the_rest_of_the_only_key(compiler: GrammarCompiler, tokenizer: Tokenizer):
+    constraint = compiled(compiler, obj(store={"type": "string"}))
+    assert constraint.forced() == []  # whitespace may come first
+    assert fits(constraint, tokenizer, '{"')
+    assert tokenizer.decode(constraint.forced()) == "store"
+    assert fits(constraint, tokenizer, 'store": "x"}')
+    assert constraint.forced() == []
+
+
+def test_tokens_are_counted_up_to_the_first_that_is_not_allowed_and_nothing_is_taken(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+):
+    constraint = compiled(compiler, obj(store={"type": "string"}))
+    good, bad = tokenizer.encode('{"store": "x"}').ids, tokenizer.encode('{"store": 5}').ids
+    assert constraint.count_allowed(good) == len(good)
+    assert 0 < constraint.count_allowed(bad) < len(bad)
+    assert constraint.count_allowed([END]) == 0
+    assert fits(constraint, tokenizer, '{"store": "x"}')
 
 
 def test_common_divisors_are_not_refused(compiler: GrammarCompiler, tokenizer: Tokenizer):

@@ -45,3 +45,15 @@ def test_a_picture_among_cached_ones_does_not_count():
 def test_old_answers_are_forgotten():
     rates = learned((Usage(prompt_tokens=1000, prefill_ms=9e9), 0), *[(PLAIN, 0)] * RECENT)
     assert rates.first_token_s(100, 0) == 0.2
+
+
+def test_who_finds_a_free_place_does_not_wait_and_needs_no_measurement():
+    assert Rates().queue_s(0, running=2, places=3) == 0
+    assert Rates().queue_s(1, running=2, places=3) is None
+
+
+def test_the_queue_moves_up_once_per_answer_in_each_of_its_places():
+    rates = learned((Usage(prompt_tokens=10, prefill_ms=1000, vision_ms=2000, decode_ms=3000), 0))
+    assert rates.queue_s(0, running=3, places=3) == 2
+    assert rates.queue_s(2, running=3, places=3) == 6
+    assert rates.queue_s(2, running=2, places=3) == 4

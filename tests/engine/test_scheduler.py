@@ -10,10 +10,10 @@ from sightline.engine.scheduler import Scheduler
 from sightline.engine.sequence import Sequence
 
 
-def sequence(length: int, seed: int = 0) -> Sequence:
+def sequence(length: int, seed: int = 0, *, bulk: bool = False) -> Sequence:
     ids = np.random.default_rng(seed).integers(0, 900, length).astype(np.int32)
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), (3, length))
-    return Sequence(Prompt(ids, positions, length, (), 10_000))
+    return Sequence(Prompt(ids, positions, length, (), 10_000), "bulk" if bulk else "interactive")
 
 
 def scheduler(blocks: int = 100, running: int = 4, alone: int = 256, mixed: int = 64) -> Scheduler:
@@ -24,7 +24,8 @@ def step(s: Scheduler) -> dict[int, int]:
     """Run one step: every sequence whose prompt is done gets a token. Returns what was computed by sequence id."""
     work = s.next_step()
     done = [w.sequence for w in work if w.is_last]
-    s.advance(work)
+    for w in work:
+        s.advance(w.sequence, w.count)
     for answered in done:
         answered.tokens.append(len(answered.tokens))
     return {w.sequence.id: w.count for w in work}
@@ -117,7 +118,7 @@ def test_cancelling_in_any_state_returns_every_block():
     s, alive = scheduler(blocks=30, running=3, alone=64), []
     for turn in range(400):
         if rng.random() < 0.3:
-            alive.append(sequence(int(rng.integers(1, 300)), int(rng.integers(5))))
+            alive.append(sequence(int(rng.integers(1, 300)), int(rng.integers(5)), bulk=rng.random() < 0.4))
             s.add(alive[-1])
         if alive and rng.random() < 0.25:
             s.remove(alive.pop(rng.integers(len(alive))))
@@ -136,3 +137,96 @@ def test_an_answer_continues_the_positions_of_its_prompt_in_all_three_axes():
     one.tokens = [7, 8]
     assert one.ids(2, 6).tolist() == [*one.prompt.token_ids[2:], 7, 8]
     assert one.positions(3, 6).tolist() == [[3, 4, 5]] * 3
+
+
+def test_bulk_prompts_are_read_in_small_chunks_even_when_nobody_else_is_there():
+    s, page = scheduler(alone=256), sequence(100, bulk=True)
+    s.add(page)
+    assert [step(s)[page.id] for _ in range(4)] == [32, 32, 32, 4]
+
+
+def test_an_interactive_prompt_is_read_first_and_bulk_gets_what_is_left_of_its_chunk():
+    s, page, question = scheduler(alone=256), sequence(300, 1, bulk=True), sequence(200, 2)
+    s.bulk_tokens = 64
+    s.add(page)
+    assert step(s) == {page.id: 64}
+    s.add(question)
+    assert step(s) == {question.id: 200}
+    assert step(s) == {question.id: 1, page.id: 32}
+
+
+def test_bulk_answers_go_on_beside_interactive_ones_without_shrinking_their_steps():
+    s, essay, question = scheduler(alone=256, mixed=64), sequence(4, 1, bulk=True), sequence(200, 2)
+    s.add(essay)
+    step(s)
+    s.add(question)
+    assert step(s) == {essay.id: 1, question.id: 200}
+
+
+def test_an_interactive_request_takes_the_place_of_the_youngest_bulk_answer():
+    s = scheduler(running=2)
+    old, young, question = sequence(5, 1, bulk=True), sequence(5, 2, bulk=True), sequence(5, 3)
+    s.add(old)
+    s.add(young)
+    step(s)
+    s.add(question)
+    assert step(s) == {old.id: 1, question.id: 5}
+    assert list(s.waiting_bulk) == [young]
+    s.remove(question)
+    assert step(s)[young.id] == 6
+
+
+def test_bulk_answers_lose_their_blocks_before_any_interactive_one():
+    s = scheduler(blocks=1 + 4)
+    page, question = sequence(60, 1, bulk=True), sequence(60, 2)
+    s.add(question)
+    s.add(page)
+    while not s.preemptions:
+        step(s)
+    assert s.running == [question]
+    assert list(s.waiting_bulk) == [page]
+
+
+def test_an_interactive_request_gets_its_blocks_from_bulk_ones():
+    s, page, question = scheduler(blocks=1 + 4), sequence(90, 1, bulk=True), sequence(90, 2)
+    s.add(page)
+    step(s)
+    s.add(question)
+    assert step(s) == {question.id: 90}
+    assert list(s.waiting_bulk) == [page]
+    assert page.id not in step(s)
+
+
+def test_an_interactive_request_does_not_wait_for_its_bulk_twin_but_the_other_way_round_it_does():
+    s, page, question = scheduler(alone=64), sequence(200, 1, bulk=True), sequence(200, 1)
+    s.add(page)
+    step(s)
+    s.add(question)
+    assert step(s) == {question.id: 64}
+    later = sequence(200, 1, bulk=True)
+    s.remove(page)
+    s.add(later)
+    assert later.id not in step(s)
+
+
+def test_a_draft_is_computed_behind_the_last_token_and_only_what_is_accepted_counts():
+    s, answer = scheduler(), sequence(30, 1)
+    s.add(answer)
+    step(s)
+    (work,) = s.next_step({answer: (7, 8, 9)})
+    assert (work.count, work.draft, work.rows, work.is_last) == (1, (7, 8, 9), 4, True)
+    s.advance(answer, work.count)
+    answer.tokens.append(7)
+    s.advance(answer, 1)
+    answer.tokens.append(5)
+    assert (answer.remaining, answer.computed, len(answer.blocks)) == (1, 32, 2)
+    assert s.cache.count_cached(answer.keys) == 1
+
+
+def test_a_draft_that_finds_no_blocks_is_cut_and_nobody_gives_way_for_it():
+    s, answer = scheduler(blocks=1 + 1), sequence(28, 1)
+    s.add(answer)
+    step(s)
+    (work,) = s.next_step({answer: (1, 2, 3, 4, 5)})
+    assert work.draft == (1, 2, 3)
+    assert s.preemptions == 0

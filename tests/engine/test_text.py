@@ -34,6 +34,7 @@ def split(data: bytes, rng: np.random.Generator) -> list[bytes]:
     return [data[a:b] for a, b in pairwise(bounds)]
 
 
+@pytest.mark.row("T12")
 @pytest.mark.parametrize("text", TEXTS)
 def test_each_byte_alone_still_gives_whole_characters(text: str):
     pushed, rest, _ = stream_bytes([bytes([b]) for b in text.encode()])
@@ -63,6 +64,7 @@ def test_the_demo_tokenizer_gives_back_chinese_and_emoji_token_by_token():
         assert "".join(map(stream.push, ids)) + stream.flush() == text
 
 
+@pytest.mark.row("T12")
 def test_a_stop_string_across_tokens_ends_the_text_before_it():
     pushed, rest, stream = stream_bytes([b"one ST", b"O", b"P two", b"three"], ("STOP",))
     assert (pushed, rest) == (["one ", "", "", ""], "")

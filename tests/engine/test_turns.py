@@ -8,7 +8,7 @@ from conftest import SAMPLES
 from sightline.engine.prepare import Preparer
 from sightline.engine.turns import count_turns, without_oldest
 from sightline.errors import PromptTooLong
-from sightline.media.sandbox import ImageWorkers
+from sightline.media.decoders import Decoders
 from sightline.model.load import Model
 from sightline.settings import MediaSettings
 from sightline.types import Conversation, Image, Message, Sampling, Text, ToolCall
@@ -28,7 +28,7 @@ def asked(text: str, *pictures: Image) -> Message:
 
 
 @pytest.fixture
-def prepare(demo_model: Model, workers: ImageWorkers):
+def prepare(demo_model: Model, workers: Decoders):
     def prepared(*messages: Message, context: int, max_tokens: int = 1, may_drop_turns: bool = True):
         preparer = Preparer(demo_model, workers, MediaSettings(), context)
         conversation = Conversation(messages, may_drop_turns=may_drop_turns)

@@ -26,6 +26,7 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
 GOLDEN = Path(__file__).resolve().parent
@@ -35,6 +36,7 @@ DEMO_MODEL = GOLDEN.parent.parent / "src" / "sightline" / "demo_model"
 
 PICTURE_SEED = 20
 GREEDY_TOKENS = 16
+CLIP_FPS = 2.0  # as Qwen's tools take frames that come as a list
 BLOCK_TOKENS = 32  # size of our key-value blocks: the `long` case lays a picture across a border of these
 
 # Ids of the demo tokenizer, so that its files fit every checkpoint written here.
@@ -386,7 +388,8 @@ def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 def clip_ids(grid: tuple[int, int, int], tokenizer: Tokenizer) -> list[int]:
     """One timestamp and one vision span per temporal patch, as transformers 4.57 lays a video out."""
     span = [VISION_START, *[VIDEO_PAD] * (grid[1] * grid[2] // 4), VISION_END]
-    return [token for t in range(grid[0]) for token in [*text_ids(tokenizer, f"<{t:.1f} seconds>"), *span]]
+    seconds = Qwen3VLProcessor._calculate_timestamps(None, list(range(2 * grid[0])), CLIP_FPS)
+    return [token for second in seconds for token in [*text_ids(tokenizer, f"<{second:.1f} seconds>"), *span]]
 
 
 def picture_rows(pixels: np.ndarray, processor: Any) -> tuple[np.ndarray, tuple[int, int, int]]:

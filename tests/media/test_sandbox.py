@@ -17,7 +17,7 @@ from media.test_worker import png_with_size
 from sightline.errors import ImageTooLarge, InternalError, InvalidImage, ShuttingDown
 from sightline.media import sandbox
 from sightline.media.images import ResizeRule
-from sightline.media.sandbox import ImageWorkers
+from sightline.media.pictures import ImageWorkers
 from sightline.settings import MediaSettings
 from sightline.types import Image
 
@@ -54,7 +54,7 @@ def only_child() -> int:
 
 
 async def until_busy(workers: ImageWorkers) -> None:
-    while not workers._busy:
+    while not workers._pool._busy:
         await asyncio.sleep(0)
 
 
@@ -202,7 +202,8 @@ def test_a_worker_does_not_outlive_its_parent():
     scene = (
         "import sys; sys.path[:] = sys.argv[1:]\n"
         "from sightline.media.sandbox import _Worker\n"
-        "worker = _Worker(1 << 30)\n"
+        "from sightline.media.pictures import PROGRAM\n"
+        "worker = _Worker(PROGRAM, 1 << 30)\n"
         "print(worker._child.pid, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

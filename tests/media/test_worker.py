@@ -14,7 +14,7 @@ from media.pictures import encoded, pattern, png
 from sightline.errors import ImageTooLarge, InvalidImage
 from sightline.media import worker
 from sightline.media.images import ResizeRule
-from sightline.media.sandbox import ImageWorkers
+from sightline.media.pictures import ImageWorkers
 from sightline.settings import MediaSettings
 from sightline.types import Image
 
@@ -40,6 +40,7 @@ def png_with_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 
 
+@pytest.mark.row("I14", "I15")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.get("file") or "x".join(map(str, case["original"])))
 def test_pixels_equal_those_of_the_reference(workers, case):
     data = (FIXTURES / case["file"]).read_bytes() if "file" in case else png(*case["original"])
@@ -81,7 +82,7 @@ def test_a_truncated_file_is_refused(workers, name, share):
     error = caught.value
     assert error.message.startswith("Invalid image data: cannot decode image (the ")
     assert error.message.endswith("send the whole file)")
-    assert (error.status, error.error_code, error.param) == (400, "invalid_image", "messages[0].content[1]")
+    assert (error.status, error.error_code, error.param) == (400, "image_parse_error", "messages[0].content[1]")
 
 
 def test_a_jpeg_that_stops_says_so(workers):
@@ -105,6 +106,7 @@ def test_an_empty_file_is_refused(workers):
         workers.decode_now(Image(b""), MODEL)
 
 
+@pytest.mark.row("I05", "I20")
 @pytest.mark.parametrize(
     ("data", "what"),
     [
@@ -119,7 +121,7 @@ def test_an_empty_file_is_refused(workers):
         (encoded(PIL.Image.new("RGB", (8, 8)), "EPS"), "a PostScript file"),
         (encoded(PIL.Image.new("RGB", (16, 16)), "JPEG2000"), "a JPEG 2000 picture"),
         (encoded(PIL.Image.new("RGB", (16, 16)), "AVIF"), "an AVIF picture"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC picture"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif" + bytes(40), "a HEIF picture without HEVC"),
         (b"8BPS\0\1" + bytes(40), "a Photoshop file"),
         (b"\xd7\xcd\xc6\x9a" + bytes(40), "a Windows metafile"),
         (b"\xd0\xcf\x11\xe0" + bytes(40), "FlashPix"),
@@ -134,7 +136,7 @@ def test_another_kind_of_file_is_named_and_no_parser_sees_it(monkeypatch, data, 
     message = caught.value.message
     assert message.startswith("Invalid image data: cannot decode image (")
     assert what in message
-    assert message.endswith("send JPEG, PNG, WebP, BMP or GIF)")
+    assert message.endswith("send JPEG, PNG, WebP, BMP, GIF or HEIC)")
     assert " at 0x" not in message
 
 
@@ -152,6 +154,7 @@ def test_too_many_pixels_are_refused_from_the_header(workers):
     assert (caught.value.status, caught.value.param) == (413, "p")
 
 
+@pytest.mark.row("I08")
 @pytest.mark.parametrize(
     "chunk",
     [

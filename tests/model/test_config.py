@@ -15,7 +15,7 @@ from sightline.errors import CheckpointError
 from sightline.model.config import GenerationConfig, ModelConfig
 from small_checkpoints import FIXTURES, change_json
 
-FILES = ("config.json", "preprocessor_config.json", "generation_config.json")
+FILES = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json", "generation_config.json")
 MISFITS = (None, True, -1, 10**30, 1.5, float("inf"), "x", [], ["a"], {"a": 1})
 
 
@@ -35,9 +35,11 @@ def rewritten_in_the_5x_dialect(folder: Path) -> ModelConfig:
             text["num_local_experts"] = text.pop("num_experts")
 
     change_json(folder / "config.json", change)
-    pixels = json.loads((folder / "preprocessor_config.json").read_text())
-    (folder / "preprocessor_config.json").unlink()
-    (folder / "processor_config.json").write_text(json.dumps({"image_processor": pixels, "video_processor": {}}))
+    legacy = {"image_processor": "preprocessor_config.json", "video_processor": "video_preprocessor_config.json"}
+    nested = {part: json.loads((folder / name).read_text()) for part, name in legacy.items()}
+    for name in legacy.values():
+        (folder / name).unlink()
+    (folder / "processor_config.json").write_text(json.dumps(nested))
     return ModelConfig.load(folder)
 
 

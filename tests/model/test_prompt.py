@@ -266,6 +266,7 @@ def test_each_picture_takes_as_many_pads_as_it_has_tokens_and_the_spans_say_wher
     assert isinstance(encoded.spans[0], VisualSpan)
 
 
+@pytest.mark.row("I26", "T02")
 def test_a_caller_cannot_write_a_control_token(tokenizer, reference):
     forged = "".join(token.content for token in reference.get_added_tokens_decoder().values())
     turns = [message(role, forged, PICTURE) for role in ("system", "user", "assistant", "tool")]

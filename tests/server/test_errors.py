@@ -54,11 +54,24 @@ def picture(url):
         (says([{"type": "text"}]), "missing_required_parameter", "messages[0].content[0].text", "is missing"),
         (
             says([{"type": "video_url", "video_url": {}}]),
-            "unsupported_parameter",
-            "messages[0].content[0]",
-            "'video_url'",
+            "missing_required_parameter",
+            "messages[0].content[0].video_url.url",
+            "is missing",
         ),
-        (says([{"type": "file", "file": {}}]), "unsupported_parameter", "messages[0].content[0]", "not supported yet"),
+        (says([{"type": "video", "video": 5}]), "invalid_value", "messages[0].content[0].video", "array of frames"),
+        (says([{"type": "video", "video": []}]), "invalid_value", "messages[0].content[0].video", "is empty"),
+        (
+            says([{"type": "file", "file": {}}]),
+            "missing_required_parameter",
+            "messages[0].content[0].file.file_data",
+            "'messages[0].content[0].file.file_data' is missing",
+        ),
+        (
+            says([{"type": "file", "file": {"file_id": "file-1"}}]),
+            "unsupported_parameter",
+            "messages[0].content[0].file.file_id",
+            "send the PDF itself as 'file_data'",
+        ),
         (says("hi", "robot"), "invalid_value", "messages[0].role", "'robot'"),
         (says("hi", "system"), "invalid_value", "messages[0].role", "the last message"),
         (
@@ -92,7 +105,7 @@ def picture(url):
             "min_pixels is 300000",
         ),
         (picture("HTTP://example.org/a.png"), "remote_media_disabled", "messages[0].content[0].image_url.url", "data:"),
-        (picture("file:///etc/passwd"), "invalid_image", "messages[0].content[0].image_url.url", "'file'"),
+        (picture("file:///etc/passwd"), "invalid_image_url", "messages[0].content[0].image_url.url", "'file'"),
         (asks(temperature=2.5), "invalid_value", "temperature", "2.5: input should be less than or equal to 2"),
         (asks(temperature="warm"), "invalid_value", "temperature", "'warm'"),
         (asks(max_tokens=0), "invalid_value", "max_tokens", "greater than or equal to 1"),
@@ -142,12 +155,20 @@ async def test_a_request_that_cannot_be_used_is_refused_by_name(body, code, para
 
 
 @pytest.mark.parametrize(
-    "data", ["", "data:image/png;base64,", "data:image/png;base64", "data:image/png,abc", "a b!", "abc"]
+    ("data", "code"),
+    [
+        ("", "empty_image_file"),
+        ("data:image/png;base64,", "empty_image_file"),
+        ("data:image/png;base64", "invalid_base64_image"),
+        ("data:image/png,abc", "invalid_base64_image"),
+        ("a b!", "invalid_base64_image"),
+        ("abc", "invalid_base64_image"),
+    ],
 )
-async def test_text_that_is_no_base64_is_an_undecodable_image(data):
+async def test_text_that_is_no_base64_is_an_undecodable_image(data, code):
     reply = await post(app(), picture(data)).end()
     assert reply.status == 400
-    assert reply.error["code"] == "invalid_image"
+    assert reply.error["code"] == code
     assert reply.error["message"].startswith("Invalid image data: cannot decode image")
 
 
@@ -242,6 +263,8 @@ async def test_an_unknown_address_and_a_wrong_method_have_the_envelope_too():
     reply = await get(app(), "/v1/chat/completions").end()
     assert (reply.status, reply.error["code"], reply.headers["allow"]) == (405, "method_not_allowed", "POST")
     assert "use POST" in reply.error["message"]
+    reply = await get(app(), "/v1/files", "PATCH").end()
+    assert (reply.status, reply.headers["allow"]) == (405, "GET, POST")
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])

@@ -108,7 +108,7 @@ async def test_a_form_may_ask_for_a_stream(true):
         ([PROMPT, PROMPT, picture()], "prompt", "twice"),
         ([PROMPT, part("prompt", b"\xff")], "prompt", "twice"),
         ([picture(), part("prompt", b"\xff")], "prompt", "not valid UTF-8"),
-        ([picture(), PROMPT, part("file", b"x", 'filename="a.png"')], "file", "belong into 'image'"),
+        ([picture(), PROMPT, part("photo", b"x", 'filename="a.png"')], "photo", "belong into 'image' or 'file'"),
         ([picture(), PROMPT, part("messages", b"[]")], "messages", "application/json"),
         ([picture(), PROMPT, part("temperature", b"warm")], "temperature", "'warm'"),
         ([picture(), PROMPT, part("temperature", b"NaN")], "temperature", "'NaN'"),
@@ -122,6 +122,16 @@ async def test_a_form_that_cannot_be_used_is_refused_by_name(parts, param, words
     assert words in reply.error["message"]
 
 
+async def test_a_pdf_of_a_form_stands_before_the_prompt_with_its_pages():
+    backend = FakeBackend()
+    sent = form(part("file", b"%PDF", 'filename="a.pdf"'), part("pages", b"1-3,7"), part("dpi", b"72"), PROMPT)
+    assert (await send(sent, backend).end()).status == 200
+    document, text = backend.answers[0].asked.messages[0].parts
+    assert (document.data, document.pages, document.dpi) == (b"%PDF", "1-3,7", 72)
+    assert text == Text("总额?")
+
+
+@pytest.mark.row("H15")
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -167,6 +177,7 @@ async def test_a_boundary_may_stand_in_quotes_after_another_parameter():
     assert (await send(ASKS, headers=headers).end()).status == 200
 
 
+@pytest.mark.row("H15")
 async def test_a_text_field_of_a_megabyte_is_refused_while_it_grows():
     exchange = send([part("prompt", b"a" * 600_000)[:-2]] + [b"a" * 600_000] * 10)
     reply = await exchange.end()

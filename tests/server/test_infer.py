@@ -20,7 +20,7 @@ from sightline.errors import (
 )
 from sightline.server.app import create_app
 from sightline.settings import Settings
-from sightline.types import Delta, Grammar, Image, Text, TokenLogprob
+from sightline.types import Delta, Grammar, Image, Progress, Text, TokenLogprob
 
 pytestmark = pytest.mark.anyio
 PICTURE = base64.b64encode(b"not decoded here").decode()
@@ -108,7 +108,7 @@ async def test_an_answer_that_goes_in_circles_is_stopped_and_kept():
     result = (await send({"task": "ocr", "images": [PICTURE]}, backend).end()).json["result"]
     assert result["answer"] == "Oil 6.53\n" * 23
     assert result["metadata"]["stopped"] == "repetition"
-    assert (result["metadata"]["output_tokens"], result["metadata"]["activated_experts"]) == (46, None)
+    assert (result["metadata"]["output_tokens"], result["metadata"]["activated_experts"]) == (46, 0)
     assert backend.answers[0].closed.is_set()
 
 
@@ -122,6 +122,27 @@ async def test_a_stream_is_token_events_and_a_final_one(path, options):
     assert (name, final["answer"], final["confidence"]) == ("final", "第一", round(0.18 ** (1 / 3), 4))
     assert final["metadata"]["stopped"] == "end"
     assert backend.answers[0].closed.is_set()
+
+
+@pytest.mark.parametrize(("path", "options"), [("/infer_stream", {}), ("/infer", {"stream": True})])
+async def test_a_stream_that_asks_for_progress_has_it_before_its_tokens(path, options):
+    backend = FakeBackend(Progress("looking", done=0, total=1), *wrote(("Hello", 0.9)))
+    reply = await send({**VQA, "options": {"progress": True, **options}}, backend, path).end()
+    found = events(reply)
+    assert [(name, data.get("stage")) for name, data in found[:3]] == [
+        ("progress", "decoding"),
+        ("progress", "queued"),
+        ("progress", "looking"),
+    ]
+    assert found[3] == ("token", {"token": "Hello", "index": 0})
+    assert found[-1][0] == "final"
+
+
+async def test_a_refusal_after_progress_was_told_is_an_error_event():
+    reply = await send(
+        {**VQA, "options": {"progress": True}}, FakeBackend(refusal=OutOfMemory("full")), "/infer_stream"
+    ).end()
+    assert [name for name, _ in events(reply)] == ["progress", "error"]
 
 
 async def test_a_stream_that_goes_in_circles_ends_with_its_final_event():
@@ -163,10 +184,16 @@ async def test_a_client_that_leaves_stops_the_work(path):
         ({"task": None}, "missing 'task' field"),
         ({"task": 5}, "task is 5"),
         ({"task": "vqa2"}, "task is 'vqa2'; known are vqa"),
-        ({"task": "video_qa"}, "task 'video_qa' needs video, which is not supported yet"),
-        ({"task": "doc_analyze"}, "task 'doc_analyze' needs PDF input, which is not supported yet"),
-        ({"videos": ["x"]}, "'videos' is not supported yet"),
-        ({"documents": ["x"]}, "'documents' is not supported yet"),
+        ({"task": "video_qa"}, "task 'video_qa' watches 'videos', not 'images'"),
+        ({"task": "video_qa", "images": []}, "videos is empty"),
+        ({"task": "video_qa", "images": [], "videos": ["AAAA", "AAAA"]}, "videos has 2 videos"),
+        ({"task": "doc_analyze"}, "task 'doc_analyze' reads 'documents', not 'images'; ask about pictures with"),
+        ({"task": "doc_analyze", "images": []}, "'documents' is missing; task 'doc_analyze' needs a PDF"),
+        ({"task": "doc_analyze", "images": [], "documents": ["AAAA", "AAAA"]}, "reads one PDF at a time"),
+        ({"videos": ["x"]}, "task 'vqa' does not watch 'videos'; use task 'video_qa'"),
+        ({"options": {"fps": 2}}, "options.fps is for videos; leave it out or use task 'video_qa'"),
+        ({"documents": ["x"]}, "task 'vqa' does not read 'documents'; use task 'doc_analyze'"),
+        ({"options": {"pages": "1"}}, "options.pages is for documents; leave it out or use task 'doc_analyze'"),
         ({"images": []}, "images is empty"),
         ({"images": None}, "images is empty"),
         ({"images": PICTURE}, "images is"),
@@ -227,12 +254,16 @@ async def test_every_kind_of_failure_has_its_code_and_status(error, status, code
     assert (reply.json["request_id"] in reply.json["msg"]) == (status == 500)
     assert ("(images[0])" in reply.json["msg"]) == (code in (1001, 1003))
     if code == 1001:
-        assert "convert to JPG or PNG (supported are JPEG, PNG, WebP, BMP and GIF)" in reply.json["msg"]
+        assert "convert to JPG or PNG (supported are JPEG, PNG, WebP, BMP, GIF and HEIC)" in reply.json["msg"]
 
 
-async def test_a_picture_that_is_no_base64_is_code_1001():
-    reply = await send({**VQA, "images": ["C:\\receipt.png"]}).end()
-    assert (reply.status, reply.json["code"]) == (400, 1001)
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [("no base64!", 1001), ("", 1001), ("C:\\receipt.png", 1000), ("https://example.com/receipt.png", 1000)],
+)
+async def test_a_picture_that_is_no_base64_has_its_code(image, code):
+    reply = await send({**VQA, "images": [image]}).end()
+    assert (reply.status, reply.json["code"]) == (400, code)
     assert "images[0]" in reply.json["msg"]
 
 

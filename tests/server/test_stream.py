@@ -12,7 +12,7 @@ from sightline.server.answers import ClientGone
 from sightline.server.app import create_app
 from sightline.server.sse import EventStream
 from sightline.settings import Settings
-from sightline.types import Delta
+from sightline.types import Delta, Progress
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +55,51 @@ async def test_usage_has_a_chunk_of_its_own_when_asked_for():
     assert found[-1]["choices"] == []
     assert found[-1]["usage"]["total_tokens"] == 12
     assert "usage" not in chunks(await ask(FakeBackend()).end())[-1]
+
+
+async def test_a_stream_that_asks_for_progress_begins_with_it_and_a_usual_one_has_none():
+    backend = FakeBackend(Progress("reading", done=64, total=95, wait_s=0.456), *says("Hello"))
+    found = chunks(await ask(backend, stream_options={"include_progress": True}).end())
+    told = [chunk["sightline"]["progress"] for chunk in found if not chunk["choices"]]
+    assert [p["stage"] for p in told] == ["decoding", "queued", "reading"]
+    assert told[-1] == {"stage": "reading", "place": 0, "wait_s": 0.46, "done": 64, "total": 95}
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in found if chunk["choices"]) == "Hello"
+    assert found[-1]["sightline"]["dropped_turns"] == 2
+    assert all(chunk["choices"] for chunk in chunks(await ask(FakeBackend()).end()))
+
+
+async def test_progress_is_told_while_the_request_is_still_prepared():
+    backend = FakeBackend(hold=asyncio.Event())
+    exchange = ask(backend, stream_options={"include_progress": True})
+    await exchange.until(b'"decoding"')
+    assert backend.answers == []
+    backend.hold.set()
+    assert (await exchange.end()).events[-1] == "data: [DONE]"
+
+
+async def test_progress_that_changes_while_the_model_reads_is_told_on_the_way():
+    begin = asyncio.Event()
+    backend = FakeBackend(Progress("looking", done=1, total=2), begin, *says("Hello"))
+    exchange = ask(backend, stream_options={"include_progress": True})
+    await exchange.until(b'"looking"')
+    begin.set()
+    assert (await exchange.end()).events[-1] == "data: [DONE]"
+
+
+async def test_a_stream_with_progress_tells_a_refusal_as_an_event():
+    reply = await ask(FakeBackend(refusal=ShuttingDown("no")), stream_options={"include_progress": True}).end()
+    assert reply.status == 200
+    assert chunks(reply)[-1]["error"]["code"] == "server_shutting_down"
+
+
+async def test_a_client_who_leaves_while_progress_is_told_withdraws_its_request():
+    backend = FakeBackend(hold=asyncio.Event())
+    exchange = ask(backend, stream_options={"include_progress": True})
+    await exchange.until(b'"decoding"')
+    await backend.asking.wait()
+    exchange.leave()
+    await exchange.end()
+    assert backend.withdrawn.is_set()
 
 
 async def test_several_streamed_answers_keep_apart():

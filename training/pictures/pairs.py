@@ -3,7 +3,7 @@
 from random import Random
 
 from . import receipts, scenes
-from .questions import Example, Question, ask, say
+from .questions import Example, Question, Verdict, ask, say
 
 PLACES = [("first", "第一"), ("second", "第二")]
 
@@ -18,8 +18,8 @@ def two_receipts(rng: Random, width: int, height: int) -> Example:
         # The answer names both values before it judges: a model this small compares what it has already written.
         larger = 0 if first.total_cents > second.total_cents else 1
         place, chinese_place = PLACES[larger]
-        english = say("First: ", totals[0], ", second: ", totals[1], f". The {place} is larger.")
-        chinese = say("第一张", totals[0], "，第二张", totals[1], f"，{chinese_place}张更大。")
+        english = say("First: ", totals[0], ", second: ", totals[1], ". The ", Verdict(place), " is larger.")
+        chinese = say("第一张", totals[0], "，第二张", totals[1], "，", Verdict(chinese_place), "张更大。")
         asked.append(ask(rng, "pair.larger_total", english, chinese=chinese))
     for (place, chinese_place), total, merchant in zip(PLACES, totals, merchants, strict=True):
         asked.append(ask(rng, "pair.total_of", say(total), place, chinese_about=chinese_place))
@@ -33,8 +33,9 @@ def two_scenes(rng: Random, width: int, height: int) -> Example:
     asked: list[Question] = []
     if counts[0] != counts[1]:
         place, chinese_place = PLACES[0 if counts[0] > counts[1] else 1]
-        english = say(f"First: {counts[0]}, second: {counts[1]}. The {place} has more.")
-        chinese = say(f"第一张{counts[0]}，第二张{counts[1]}，{chinese_place}张更多。")
+        one, two = (Verdict(str(count)) for count in counts)
+        english = say("First: ", one, ", second: ", two, ". The ", Verdict(place), " has more.")
+        chinese = say("第一张", one, "，第二张", two, "，", Verdict(chinese_place), "张更多。")
         asked.append(ask(rng, "pair.more_shapes", english, chinese=chinese))
     for (place, chinese_place), count in zip(PLACES, counts, strict=True):
         asked.append(ask(rng, "pair.count_of", say(str(count)), place, chinese_about=chinese_place))

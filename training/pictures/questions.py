@@ -18,12 +18,20 @@ class At:
     mark: int
 
 
-Piece = str | Drawn | At
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Words that decide whether an answer is right and are to be seen nowhere: a count, the larger of two."""
+
+    text: str
+
+
+UNSEEN, DECIDED = -1, -2  # marks of plain characters and of a verdict's
+Piece = str | Drawn | At | Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A text and, for each of its characters, the mark it was read from (-1: none)."""
+    """A text and, for each of its characters, the mark it was read from, else UNSEEN or DECIDED."""
 
     text: str
     marks: tuple[int, ...]
@@ -59,10 +67,13 @@ def say(*pieces: Piece) -> Spoken:
     for piece in pieces:
         if isinstance(piece, str):
             text += piece
-            marks += [-1] * len(piece)
+            marks += [UNSEEN] * len(piece)
             continue
         text += piece.text
-        marks += [piece.mark] * len(piece.text) if isinstance(piece, At) else list(piece.marks)
+        if isinstance(piece, Verdict):
+            marks += [DECIDED] * len(piece.text)
+        else:
+            marks += [piece.mark] * len(piece.text) if isinstance(piece, At) else list(piece.marks)
     return Spoken(text, tuple(marks))
 
 

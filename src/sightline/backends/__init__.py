@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterable
 from typing import Literal, Protocol
 
-from sightline.types import Conversation, Delta, Estimate, PictureInfo, Sampling
+from sightline.types import (
+    Conversation,
+    Delta,
+    Document,
+    EngineStats,
+    Estimate,
+    Lane,
+    Page,
+    PictureInfo,
+    Progress,
+    Sampling,
+    Usage,
+    VideoInfo,
+)
 
 State = Literal["loading", "ready", "failed"]
 
@@ -24,12 +37,27 @@ class Answer(AsyncIterable[Delta], Protocol):
         ...
 
     @property
+    def videos(self) -> tuple[VideoInfo, ...]:
+        """What became of each clip, in the same way."""
+        ...
+
+    @property
     def dropped_turns(self) -> int:
         """How many of the conversation's oldest turns the model did not see, because the context does not hold them."""
         ...
 
     @property
     def prompt_tokens(self) -> int: ...
+
+    @property
+    def progress(self) -> Progress:
+        """Where the answer is now. Cheap: whoever shows it may look as often as it likes."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """What the answer has cost so far, also when it was cancelled."""
+        ...
 
     async def aclose(self) -> None:
         """Cancel: no step that begins after this works for the answer. Harmless after the end, and twice."""
@@ -73,6 +101,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def stats(self) -> EngineStats | None:
+        """What the engine has in hand; None until it has loaded."""
+        ...
+
+    @property
     def progress(self) -> str:
         """What loading is busy with, for people to read."""
         ...
@@ -85,11 +118,18 @@ class Backend(Protocol):
         """Wait until the model can answer. Raises the SightlineError that stopped it."""
         ...
 
-    async def generate(self, conversation: Conversation, sampling: Sampling, *, request_id: str) -> Answer:
-        """Queue a conversation; returns once it is prepared and has its place in the queue.
+    async def generate(
+        self, conversation: Conversation, sampling: Sampling, *, request_id: str, lane: Lane = "interactive"
+    ) -> Answer:
+        """Queue a conversation; returns once it is prepared and has its place in the queue of its lane.
 
+        Work in the "bulk" lane gets what the interactive one leaves, and has a waiting limit of its own.
         Every error that is the caller's is raised here, before the first delta. Cancelling the call withdraws it.
         """
+        ...
+
+    async def pages(self, document: Document) -> tuple[Page, ...]:
+        """The pages that a document names. Raises what is wrong with it, and for more pages than a task may have."""
         ...
 
     async def estimate(self, conversation: Conversation, sampling: Sampling) -> Estimate:

@@ -7,25 +7,40 @@ import logging
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
 from sightline.backends import State
-from sightline.engine.engine import Engine, EngineStats
+from sightline.engine.engine import Engine
 from sightline.engine.prepare import Preparer
 from sightline.engine.prompt import Prompt
 from sightline.engine.rates import Rates
 from sightline.engine.stream import Stream
 from sightline.errors import CheckpointError, InternalError, ModelLoading, ShuttingDown, SightlineError
-from sightline.media.sandbox import ImageWorkers
+from sightline.media.decoders import Decoders
 from sightline.model.config import GenerationConfig, ModelConfig
 from sightline.model.download import resolve
 from sightline.model.load import Model, load
 from sightline.model.machine import memory_need
 from sightline.settings import Settings
-from sightline.types import Conversation, Delta, Estimate, PictureInfo, Sampling
+from sightline.types import (
+    Conversation,
+    Delta,
+    Document,
+    EngineStats,
+    Estimate,
+    Lane,
+    Page,
+    PictureInfo,
+    Progress,
+    Sampling,
+    Usage,
+    VideoInfo,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +54,26 @@ T = TypeVar("T")
 class LocalAnswer:
     """One answer of the local engine."""
 
-    def __init__(self, prompt: Prompt, stream: Stream, rates: Rates):
+    def __init__(
+        self, prompt: Prompt, stream: Stream, rates: Rates, queue_s: Callable[[int], float | None], *, learns: bool
+    ):
+        """`queue_s` says how long a request with so many others ahead of it waits for its turn.
+
+        `rates` learns from the answer if `learns`: the times of one that gives way to others say little.
+        """
         self._prompt = prompt
         self._stream = stream
         self._rates = rates
+        self._queue_s = queue_s
+        self._learns = learns
 
     @property
     def pictures(self) -> tuple[PictureInfo, ...]:
         return self._prompt.pictures
+
+    @property
+    def videos(self) -> tuple[VideoInfo, ...]:
+        return self._prompt.videos
 
     @property
     def dropped_turns(self) -> int:
@@ -56,13 +83,34 @@ class LocalAnswer:
     def prompt_tokens(self) -> int:
         return len(self._prompt.token_ids)
 
+    @property
+    def progress(self) -> Progress:
+        seen = self._stream.progress
+        return replace(seen, wait_s=self._wait_s(seen))
+
+    @property
+    def usage(self) -> Usage:
+        return self._stream.usage()
+
+    def _wait_s(self, seen: Progress) -> float | None:
+        """Expected seconds until the first token; a cache may make it less."""
+        if seen.stage == "answering":
+            return 0.0
+        if seen.stage == "reading":
+            return self._rates.first_token_s(seen.total - seen.done, 0)
+        unseen = self._prompt.image_tokens
+        if seen.stage == "looking":
+            return self._rates.first_token_s(self.prompt_tokens, unseen * (seen.total - seen.done) // seen.total)
+        queue_s, work_s = self._queue_s(seen.place), self._rates.first_token_s(self.prompt_tokens, unseen)
+        return None if queue_s is None or work_s is None else queue_s + work_s
+
     def __aiter__(self) -> LocalAnswer:
         return self
 
     async def __anext__(self) -> Delta:
         delta = await self._stream.__anext__()
-        if delta.usage:
-            self._rates.note(delta.usage, len(self.pictures))
+        if delta.usage and self._learns:
+            self._rates.note(delta.usage, len(self._prompt.visuals))
         return delta
 
     async def aclose(self) -> None:
@@ -83,11 +131,11 @@ class LocalBackend:
         self.progress = "starting"
         self._failure: SightlineError | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._workers: ImageWorkers | None = None
+        self._workers: Decoders | None = None
         self._engine: Engine | None = None
         self._preparer: Preparer | None = None
         self._rates = Rates()
-        self._preparing = 0  # questions between `generate` and the engine's queue
+        self._preparing: Counter[Lane] = Counter()  # questions between `generate` and the engine's queue
         self._closing = False
 
     @property
@@ -95,11 +143,11 @@ class LocalBackend:
         return self._engine.max_context if self._engine else None
 
     @property
-    def stats(self) -> EngineStats:
-        return self._engine.stats if self._engine else EngineStats()
+    def stats(self) -> EngineStats | None:
+        return self._engine.stats if self._engine else None
 
     async def start(self) -> None:
-        self._workers = ImageWorkers(self._settings.media)
+        self._workers = Decoders(self._settings.media)
         self._loading = asyncio.create_task(self._load())
 
     async def ready(self) -> None:
@@ -111,33 +159,51 @@ class LocalBackend:
             raise self._failure
 
     async def generate(
-        self, conversation: Conversation, sampling: Sampling, *, request_id: str, tenant: str = ""
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        *,
+        request_id: str,
+        tenant: str = "",
+        lane: Lane = "interactive",
     ) -> LocalAnswer:
         engine, preparer = self._loaded()
-        engine.check_room(self._preparing)  # before any picture is decoded
-        self._preparing += 1
+        engine.check_room(lane, self._preparing[lane])  # before any picture is decoded
+        self._preparing[lane] += 1
         try:
             prompt = await preparer.prepare(conversation, sampling, tenant)
             log.debug("%s: %d prompt tokens", request_id, len(prompt.token_ids))
-            return LocalAnswer(prompt, engine.submit(prompt, sampling), self._rates)
+            stream = engine.submit(prompt, sampling, lane)
+            return LocalAnswer(prompt, stream, self._rates, self._queue_s, learns=lane == "interactive")
         finally:
-            self._preparing -= 1
+            self._preparing[lane] -= 1
+
+    async def pages(self, document: Document) -> tuple[Page, ...]:
+        _, preparer = self._loaded()
+        return await preparer.pages(document, self._settings.media.max_document_pages)
 
     async def estimate(self, conversation: Conversation, sampling: Sampling) -> Estimate:
         engine, preparer = self._loaded()
         prompt = await preparer.prepare(conversation, sampling)
         tokens, config = len(prompt.token_ids), engine.model.config
-        patches = max((picture.tokens * config.vision.merge**2 for picture in prompt.pictures), default=0)
+        patches = prompt.largest_visual * config.vision.merge**2
         context = tokens + min(sampling.max_tokens, prompt.max_new)
         return Estimate(
             prompt_tokens=tokens,
             pictures=prompt.pictures,
+            videos=prompt.videos,
             dropped_turns=prompt.dropped_turns,
             room=prompt.max_new,
             first_token_s=self._rates.first_token_s(tokens, prompt.image_tokens),
             unmeasured=self._rates.unmeasured(prompt.image_tokens),
-            peak_bytes=memory_need(config, self._settings.precision, context, patches).total,
+            peak_bytes=memory_need(
+                config, self._settings.precision, context, patches, bf16=engine.model.kernels.stored_vision
+            ).total,
         )
+
+    def _queue_s(self, place: int) -> float | None:
+        running = self.stats.running if self.stats else 0
+        return self._rates.queue_s(place, running, self._settings.engine.max_running)
 
     def _loaded(self) -> tuple[Engine, Preparer]:
         if self._closing:
@@ -153,7 +219,7 @@ class LocalBackend:
         if self._loading and self._engine is None:
             self._loading.cancel()  # its thread ends when it next tells its progress, or with the process
         until = time.monotonic() + drain_s
-        while self._engine and (self._preparing or self._engine.open_requests) and time.monotonic() < until:
+        while self._engine and (self._preparing.total() or self._engine.open_requests) and time.monotonic() < until:
             await asyncio.sleep(_DRAIN_POLL_S)
         if self._engine:
             await asyncio.to_thread(self._engine.close)

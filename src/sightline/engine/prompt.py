@@ -8,16 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.engine.constrain import Constraint
-from sightline.types import PictureInfo
+from sightline.types import PictureInfo, VideoInfo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """Decoded pixels [frames, H, W, 3] and the digest of everything that decided them."""
+    """Decoded pixels [frames, H, W, 3] and the digest of everything that decided them.
+
+    `info` is None for what belongs to a clip: a few frames of it that make one temporal patch.
+    """
 
     pixels: NDArray[np.uint8] = field(repr=False)
     digest: bytes
-    info: PictureInfo
+    info: PictureInfo | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """A clip as its temporal patches, and what became of it."""
+
+    patches: tuple[Picture, ...]
+    info: VideoInfo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +46,8 @@ class Visual:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """Token ids [T] with M-RoPE positions [3, T], the position of the first answer token, and the pictures in order.
+    """Token ids [T] with M-RoPE positions [3, T], the position of the first answer token, and the pictures in order;
+    the temporal patches of clips stand among them.
 
     `max_new`: answer tokens there is room for. `salt` keeps cached blocks of different tenants apart. `dropped_turns`:
     how many of the conversation's oldest turns are missing, because the context does not hold them.
@@ -49,14 +61,20 @@ class Prompt:
     constraint: Constraint | None = None
     salt: bytes = b"-"
     dropped_turns: int = 0
+    videos: tuple[VideoInfo, ...] = ()
 
     @property
     def pictures(self) -> tuple[PictureInfo, ...]:
-        return tuple(visual.picture.info for visual in self.visuals)
+        return tuple(visual.picture.info for visual in self.visuals if visual.picture.info)
 
     def visuals_from(self, token: int) -> tuple[Visual, ...]:
         """The pictures that have tokens at `token` or behind it."""
         return tuple(v for v in self.visuals if v.end > token)
+
+    @property
+    def largest_visual(self) -> int:
+        """Tokens of the largest picture or temporal patch; 0 without any."""
+        return max((v.end - v.start for v in self.visuals), default=0)
 
     @property
     def image_tokens(self) -> int:

@@ -15,13 +15,19 @@ class Rates:
     def __init__(self) -> None:
         self._prefill: deque[tuple[int, float]] = deque(maxlen=RECENT)  # tokens and their milliseconds
         self._vision: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        self._whole: deque[float] = deque(maxlen=RECENT)  # milliseconds from the beginning of the work to its end
 
     def note(self, usage: Usage, pictures: int) -> None:
-        """Learn from an answer with this many pictures. Tokens from a cache took no time and do not count."""
+        """Learn from an answer with this many pictures, the temporal patches of clips included.
+
+        Tokens from a cache took no time and do not count.
+        """
+        self._whole.append(usage.vision_ms + usage.prefill_ms + usage.decode_ms)
         computed = usage.prompt_tokens - usage.cached_tokens
         if computed > 0:
             self._prefill.append((computed, usage.prefill_ms))
-        if pictures and usage.encoded_images == pictures:  # else nobody knows which of them took the time
+        encoded = usage.encoded_images + usage.encoded_patches
+        if pictures and encoded == pictures:  # else nobody knows which of them took the time
             self._vision.append((usage.image_tokens, usage.vision_ms))
 
     def first_token_s(self, prompt_tokens: int, image_tokens: int) -> float | None:
@@ -30,6 +36,18 @@ class Rates:
             return None
         ms = prompt_tokens * _per_token(self._prefill)
         return (ms + (image_tokens * _per_token(self._vision) if image_tokens else 0.0)) / 1000
+
+    def queue_s(self, place: int, running: int, places: int) -> float | None:
+        """Seconds until work begins on a request with `place` others ahead, `running` of `places` being answered.
+
+        None when it has to wait for an end, and none was ever seen.
+        """
+        ends = place + 1 - (places - running)  # answers that must end first
+        if ends <= 0:
+            return 0.0
+        if not self._whole:
+            return None
+        return ends * sum(self._whole) / len(self._whole) / places / 1000
 
     def unmeasured(self, image_tokens: int) -> str | None:
         """What nobody asked for yet, so that nothing can be foretold; None when all is known."""

@@ -3,138 +3,182 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from sightline.engine.cache import BlockCache
+from sightline.engine.cache import BlockCache, Key
 from sightline.engine.sequence import BLOCK, Sequence
+
+Drafts = Mapping[Sequence, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One sequence's share of a step: compute its next `count` tokens."""
+    """One sequence's share of a step: its next `count` known tokens, and behind them the guessed ones of `draft`."""
 
     sequence: Sequence
     count: int
+    draft: tuple[int, ...] = ()
 
     @property
     def is_last(self) -> bool:
         """Whether the next token can be chosen after this."""
         return self.count == self.sequence.remaining
 
+    @property
+    def rows(self) -> int:
+        """Tokens that are computed in all."""
+        return self.count + len(self.draft)
+
 
 class Scheduler:
     """First come, first served, up to `max_running` at once; answers go on while prompts are read in chunks.
 
-    A chunk ends on a block border or with its prompt. When blocks run out the youngest sequence gives its blocks up
-    and starts over later from what the cache still holds.
+    A chunk ends on a block border or with its prompt. Bulk sequences live on what interactive ones leave: their
+    prompts are read at most `bulk_tokens` in a step, because that is what a newcomer waits for, and they give up
+    place and blocks to anybody interactive. When blocks run out otherwise, the youngest sequence gives its own up.
+    Who gave way starts over later, from what the cache still holds.
     """
 
     def __init__(self, cache: BlockCache, max_running: int, alone_tokens: int, mixed_tokens: int):
         self.cache = cache
         self.waiting: deque[Sequence] = deque()
+        self.waiting_bulk: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
         self.preemptions = 0
+        self.bulk_tokens = BLOCK  # may be raised by whoever knows how long that takes
         self._max_running = max_running
         self._alone_tokens = alone_tokens  # most tokens of a step in which nobody waits for a next word
         self._mixed_tokens = mixed_tokens
 
     def add(self, sequence: Sequence) -> None:
         sequence.name_blocks()
-        self.waiting.append(sequence)
+        self._queue(sequence).append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a finished or cancelled sequence; its full computed blocks stay in the cache."""
         if sequence in self.running:
             self.running.remove(sequence)
         else:
-            self.waiting.remove(sequence)
+            self._queue(sequence).remove(sequence)
         self._release(sequence)
 
-    def next_step(self) -> list[Work]:
-        """What to compute next; empty when there is nothing to do."""
+    def next_step(self, drafts: Drafts | None = None) -> list[Work]:
+        """What to compute next; empty when there is nothing to do.
+
+        `drafts`: guesses at the next tokens of answers, to be tried as far as there are blocks for them.
+        """
         for sequence in [s for s in self.running if s.remaining == 1]:
             if sequence in self.running:  # not preempted for an older one
                 self._grow(sequence)
+        self._admit_interactive()
         decoding = [s for s in self.running if s.remaining == 1 and self._fits(s)]
-        budget = (self._mixed_tokens if decoding else self._alone_tokens) - len(decoding)
-        work = [Work(s, 1) for s in decoding]
-        for sequence in self._prefilling():
-            if budget <= 0:
-                break
-            count = _chunk(sequence, budget)
-            if count:
-                work.append(Work(sequence, count))
-                budget -= count
-        return work
+        work = [Work(s, 1, self._affordable(s, drafts.get(s, ())) if drafts else ()) for s in decoding]
+        heard = any(not s.bulk for s in decoding)
+        budget = (self._mixed_tokens if heard else self._alone_tokens) - sum(item.rows for item in work)
+        interactive = _chunks([s for s in self.running if s.remaining > 1 and not s.bulk], budget)
+        work += interactive
+        used = sum(item.count for item in interactive)
+        return work + _chunks(self._bulk_to_read(), min(budget, self.bulk_tokens) - used)
 
-    def advance(self, work: Iterable[Work]) -> None:
-        """Record that `work` was computed, and publish the blocks it filled."""
-        for item in work:
-            sequence = item.sequence
-            sequence.computed += item.count
-            sequence.name_blocks()
-            for index in range(sequence.published, sequence.computed // BLOCK):
-                self.cache.publish(sequence.blocks[index], sequence.keys[index])
-            sequence.published = max(sequence.published, sequence.computed // BLOCK)
+    def advance(self, sequence: Sequence, count: int) -> None:
+        """Record that the next `count` known tokens of a sequence are computed, and publish the blocks they filled."""
+        sequence.computed += count
+        sequence.name_blocks()
+        for index in range(sequence.published, sequence.computed // BLOCK):
+            self.cache.publish(sequence.blocks[index], sequence.keys[index])
+        sequence.published = max(sequence.published, sequence.computed // BLOCK)
 
-    def _prefilling(self) -> Iterator[Sequence]:
-        """Sequences with a prompt to read: those begun, then as many waiting ones as there is room for."""
-        yield from [s for s in self.running if s.remaining > 1]
-        while self.waiting and len(self.running) < self._max_running:
-            sequence = self._admit()
+    def _queue(self, sequence: Sequence) -> deque[Sequence]:
+        return self.waiting_bulk if sequence.bulk else self.waiting
+
+    def _admit_interactive(self) -> None:
+        """Start the interactive sequences there is room for once every bulk one is out of the way.
+
+        In order: one that finds no blocks keeps the others waiting, or small requests would starve a large one.
+        """
+        while sum(not s.bulk for s in self.running) < self._max_running:
+            sequence = self._next_of(self.waiting)
             if sequence is None:
+                return
+            if len(self.running) == self._max_running:
+                self._preempt(self._first_to_go())
+            while not self._start(sequence):
+                if not any(s.bulk for s in self.running):
+                    return
+                self._preempt(self._first_to_go())
+
+    def _bulk_to_read(self) -> Iterator[Sequence]:
+        """Bulk sequences with a prompt to read: those begun, then as many waiting ones as there is room for."""
+        yield from [s for s in self.running if s.remaining > 1 and s.bulk]
+        while not self.waiting and len(self.running) < self._max_running:
+            sequence = self._next_of(self.waiting_bulk)
+            if sequence is None or not self._start(sequence):
                 return
             yield sequence
 
-    def _admit(self) -> Sequence | None:
-        """Move the first waiting sequence that can start to the running ones, with blocks for all its tokens.
-
-        One whose next block is being computed by somebody else waits for it instead of computing it again.
-        """
-        begun = {key for s in self.running for key in s.keys[s.published :]}
-        for sequence in self.waiting:
-            usable = sequence.keys[
-                : (sequence.length - 1) // BLOCK
-            ]  # the last token is always computed: its logits are wanted
+    def _next_of(self, queue: deque[Sequence]) -> Sequence | None:
+        """The first in the queue whose next block is not just being computed by somebody else it can wait for."""
+        if not queue:
+            return None
+        others = [s for s in self.running if queue is self.waiting_bulk or not s.bulk]
+        begun = {key for s in others for key in s.keys[s.published :]}
+        for sequence in queue:
+            usable = _usable(sequence)
             hits = self.cache.count_cached(usable)
-            if hits < len(usable) and usable[hits] in begun:
-                continue
-            shared = self.cache.share(usable[:hits])
-            fresh = self.cache.take(_blocks(sequence.length) - hits)
-            if fresh is None:
-                self.cache.release(shared)
-                return None  # in order: a small request must not starve a large one
-            self.waiting.remove(sequence)
-            self.running.append(sequence)
-            sequence.blocks = shared + fresh
-            sequence.computed = sequence.published = hits
-            sequence.computed *= BLOCK
-            if not sequence.tokens:
-                sequence.cached = sequence.computed
-            return sequence
+            if hits == len(usable) or usable[hits] not in begun:
+                return sequence
         return None
 
+    def _start(self, sequence: Sequence) -> bool:
+        """Move a waiting sequence to the running ones, with blocks for all its tokens; False when there are too few."""
+        usable = _usable(sequence)
+        hits = self.cache.count_cached(usable)
+        shared = self.cache.share(usable[:hits])
+        fresh = self.cache.take(_blocks(sequence.length) - hits)
+        if fresh is None:
+            self.cache.release(shared)
+            return False
+        self._queue(sequence).remove(sequence)
+        self.running.append(sequence)
+        sequence.blocks = shared + fresh
+        sequence.published = hits
+        sequence.computed = hits * BLOCK
+        if not sequence.tokens:
+            sequence.cached = sequence.computed
+        return True
+
     def _grow(self, sequence: Sequence) -> None:
-        """Give a decoding sequence the block its next token needs, preempting the youngest when there is none."""
+        """Give a decoding sequence the block its next token needs, preempting others when there is none."""
         while not self._fits(sequence):
             fresh = self.cache.take(1)
             if fresh:
                 sequence.blocks += fresh
                 return
-            youngest = self.running[-1]
-            self._preempt(youngest)
-            if youngest is sequence:
+            last = self._first_to_go()
+            self._preempt(last)
+            if last is sequence:
                 return
+
+    def _affordable(self, sequence: Sequence, draft: tuple[int, ...]) -> tuple[int, ...]:
+        """As much of a draft as there are blocks for; nobody is preempted for a guess."""
+        missing = _blocks(sequence.computed + 1 + len(draft)) - len(sequence.blocks)
+        if missing > 0:
+            sequence.blocks += self.cache.take(missing) or []
+        return draft[: len(sequence.blocks) * BLOCK - sequence.computed - 1]
 
     def _fits(self, sequence: Sequence) -> bool:
         return len(sequence.blocks) >= _blocks(sequence.computed + 1)
+
+    def _first_to_go(self) -> Sequence:
+        """Who gives way: the youngest bulk sequence, or when there is none the youngest."""
+        return next((s for s in reversed(self.running) if s.bulk), self.running[-1])
 
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1
         self.running.remove(sequence)
         self._release(sequence)
-        self.waiting.appendleft(sequence)
+        self._queue(sequence).appendleft(sequence)
 
     def _release(self, sequence: Sequence) -> None:
         self.cache.release(sequence.blocks)
@@ -144,6 +188,25 @@ class Scheduler:
 
 def _blocks(tokens: int) -> int:
     return -(-tokens // BLOCK)
+
+
+def _usable(sequence: Sequence) -> list[Key]:
+    """The keys of blocks it may take from the cache. The last token is always computed: its logits are wanted."""
+    return sequence.keys[: (sequence.length - 1) // BLOCK]
+
+
+def _chunks(sequences: Iterable[Sequence], budget: int) -> list[Work]:
+    """The next pieces of prompts, as far as `budget` tokens go."""
+    work: list[Work] = []
+    if budget <= 0:
+        return work
+    for sequence in sequences:
+        if count := _chunk(sequence, budget):
+            work.append(Work(sequence, count))
+            budget -= count
+        if budget <= 0:
+            break
+    return work
 
 
 def _chunk(sequence: Sequence, budget: int) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sightline.engine.cache import Key, block_key
 from sightline.engine.prompt import Prompt
+from sightline.types import Lane
 
 BLOCK = 32  # tokens in a KV block
 
@@ -21,6 +22,7 @@ class Sequence:
     """A prompt being answered: all its tokens so far, how many of them are computed, and the blocks that hold them."""
 
     prompt: Prompt
+    lane: Lane = "interactive"
     id: int = field(default_factory=lambda: next(_ids))
     tokens: list[int] = field(default_factory=list)  # generated so far
     computed: int = 0
@@ -28,6 +30,11 @@ class Sequence:
     keys: list[Key] = field(default_factory=list)  # of all full blocks, computed or not
     published: int = 0
     cached: int = 0  # tokens taken from the cache at first admission
+
+    @property
+    def bulk(self) -> bool:
+        """Nobody sits and waits for it."""
+        return self.lane == "bulk"
 
     @property
     def length(self) -> int:
@@ -41,15 +48,18 @@ class Sequence:
     def ids(self, start: int, end: int) -> NDArray[np.int32]:
         """Token ids start..end of prompt and answer together."""
         cut = len(self.prompt.token_ids)
+        if start >= cut:
+            return np.array(self.tokens[start - cut : end - cut], np.int32)
         head = self.prompt.token_ids[start : min(end, cut)]
         return np.concatenate([head, np.array(self.tokens[max(0, start - cut) : max(0, end - cut)], np.int32)])
 
     def positions(self, start: int, end: int) -> NDArray[np.int32]:
         """M-RoPE positions [3, end-start]; the answer counts on from the prompt in all three axes."""
         cut = len(self.prompt.token_ids)
-        head = self.prompt.positions[:, start : min(end, cut)]
-        tail = np.arange(max(start, cut), max(end, cut), dtype=np.int32) - cut + self.prompt.next_position
-        return np.concatenate([head, np.broadcast_to(tail, (3, len(tail)))], 1)
+        tail = np.empty((3, max(end, cut) - max(start, cut)), np.int32)
+        first = max(start - cut, 0) + self.prompt.next_position
+        tail[:] = np.arange(first, first + tail.shape[1])
+        return tail if start >= cut else np.concatenate([self.prompt.positions[:, start : min(end, cut)], tail], 1)
 
     def name_blocks(self) -> None:
         """Extend `keys` to every block that is full of known tokens."""

@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from sightline.errors import SightlineError
-from sightline.types import Delta
+from sightline.types import Delta, Progress, Usage
 
 
 class Stream:
     """The deltas of one answer, in order; the last one has `finish`. Iterate it plainly or with `async for`.
 
     Closing it cancels the work: the engine frees everything within one step. Errors of the engine are raised by the
-    iteration. One consumer only.
+    iteration. One consumer only. `progress` is replaced by the engine, `usage` asks it; any thread may look at both.
     """
 
     def __init__(self, on_close: Callable[[], None]):
@@ -25,6 +25,8 @@ class Stream:
         self._ended = False
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         self.closed = False
+        self.progress = Progress("queued")
+        self.usage: Callable[[], Usage] = Usage  # what the answer has cost so far
 
     def __iter__(self) -> Iterator[Delta]:
         while True:

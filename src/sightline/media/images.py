@@ -105,7 +105,7 @@ def fit(height: int, width: int, rule: ResizeRule) -> tuple[int, int]:
             f"the longer side may be {MAX_ASPECT} times the shorter, crop it"
         )
     cell = rule.patch * rule.merge
-    height, width = _shorten(*(rule.exact or (height, width)), rule.max_side, cell)
+    height, width = shorten(*(rule.exact or (height, width)), rule.max_side, cell)
     # round() goes half to even, as the reference does: 48 px become 64, 80 px become 64.
     fitted_height, fitted_width = round(height / cell) * cell, round(width / cell) * cell
     if rule.exact:
@@ -121,7 +121,7 @@ def fit(height: int, width: int, rule: ResizeRule) -> tuple[int, int]:
     return fitted_height, fitted_width
 
 
-def _shorten(height: int, width: int, max_side: int | None, cell: int) -> tuple[int, int]:
+def shorten(height: int, width: int, max_side: int | None, cell: int) -> tuple[int, int]:
     """This size scaled down until its long side is at most `max_side`, itself snapped down to a cell."""
     longest = max(height, width)
     if max_side is None or longest <= max_side:

@@ -1,77 +1,97 @@
-"""Has pictures decoded in worker processes that can be killed. Knows pipes and deadlines; no file formats.
+"""Runs our worker programs in processes that can be killed, and brings back what they answer. Knows no media.
 
-What travels over a worker's pipes, both ways: four bytes (big-endian) with the length of a JSON header, the header,
-raw bytes. Out goes {"bytes", "rule", "max_pixels", "timeout_s"} and the encoded picture; back comes {"original":
-[height, width]} and the RGB pixels, or {"error", "message"} alone. What comes back is not trusted: the size of the
-pixels is computed here, and only two errors are known.
+What travels over a worker's pipes, both ways, is messages: four bytes (big-endian) with the length of a JSON header,
+the header, raw bytes. Out goes the request with two keys of ours, {"bytes": length of the raw bytes, "timeout_s"}; back
+come as many messages as the program has to say, or one {"error", "message"} alone. What comes back is not trusted: who
+asks gives a `receive` that takes nothing on faith, and only errors the program may report are known.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
-import numpy as np
+from sightline.errors import InternalError, InvalidRequest, OutOfMemory, ShuttingDown, SightlineError
 
-from sightline.errors import ImageTooLarge, InternalError, InvalidImage, InvalidRequest, OutOfMemory, ShuttingDown
-from sightline.media.images import Picture, ResizeRule, fit, requested
-from sightline.settings import MediaSettings
-from sightline.types import Image
-
-STOPPING: Final = "the server is stopping and decodes no more pictures; send it again later"
-UNREADABLE: Final = "Invalid image data: cannot decode image"
+STOPPING: Final = "the server is stopping and decodes nothing any more; send it again later"
 # The path is handed over, so that a worker imports what this process would, wherever it found its modules; -I and -S
 # keep the environment, the user's site folder and start-up hooks out.
 START: Final = (
-    "import sys; sys.path[:] = sys.argv[3:]; "
-    "from sightline.media.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+    "import sys; sys.path[:] = sys.argv[4:]; "
+    "from sightline.media.confined import main; main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 )
 START_LIMIT_S: Final = 30.0
 MAX_HEADER_BYTES: Final = 4096
 
+T = TypeVar("T")
 
-class ImageWorkers:
-    """A few processes that decode pictures; at most `settings.workers` at once, each started when first needed.
 
-    Any thread and any event loop may call it. A picture that crashes its worker, or takes longer than
-    `settings.timeout_s`, fails alone; the next one gets a new worker. A decode whose caller has gone runs to its end,
-    and its result is dropped.
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One of our worker programs, and what its callers are told when it fails them.
+
+    `module` is what `confined.py` runs. `refusals` are the errors it may report itself. `late` (given the seconds) and
+    `crashed` make the error for an input that was not done in time, or that the program did not survive. `crashed` is
+    told whether the process aborted, as native code does on its own account, mostly because it gets no more memory.
     """
 
-    def __init__(self, settings: MediaSettings) -> None:
-        self._settings = settings
+    module: str
+    refusals: tuple[type[InvalidRequest], ...]
+    late: Callable[[float], SightlineError]
+    crashed: Callable[[bool], SightlineError]
+
+
+class Pool:
+    """A few processes of one program; at most `workers` at once, each started when first needed.
+
+    Any thread may call it. An input that crashes its worker, or takes longer than it may, fails alone; the next one
+    gets a new worker. Work whose caller has gone runs to its end, and its result is dropped.
+    """
+
+    def __init__(self, program: Program, *, workers: int, memory_bytes: int) -> None:
+        self._program = program
+        self._memory_bytes = memory_bytes
         # Threads, because a worker dies with the thread that started it; they live until close().
-        self._threads = ThreadPoolExecutor(settings.workers, "sightline-images")
+        self._threads = ThreadPoolExecutor(workers, f"sandbox {program.module.rpartition('.')[2]}")
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
         self._closed = False
 
-    async def decode(self, image: Image, rule: ResizeRule) -> Picture:
-        """Decode one picture under every limit; `rule` is the model's, the request's wishes are taken from `image`.
+    def submit(
+        self,
+        request: Mapping[str, object],
+        data: bytes,
+        receive: Callable[[Reply], T],
+        *,
+        timeout_s: float,
+        param: str | None = None,
+    ) -> Future[T]:
+        """Queue one request; the future has what `receive` makes of the reply, in one of our threads.
 
-        Raises InvalidImage, ImageTooLarge and InvalidRequest (the caller's mistakes, with `image.param`), OutOfMemory
-        when no process can be started, ShuttingDown after close().
+        `receive` reads all that the program answers to a request, no less; it raises ValueError for what makes no
+        sense. The future raises what the program may report, `late` and `crashed` (all with `param`), OutOfMemory when
+        no process can be started, ShuttingDown after close(); the last also directly.
         """
-        return await asyncio.wrap_future(self._submit(image, rule))
-
-    def decode_now(self, image: Image, rule: ResizeRule) -> Picture:
-        """As `decode`, for callers without an event loop; blocks."""
-        return self._submit(image, rule).result()
+        try:
+            return self._threads.submit(self._run, request, data, receive, timeout_s, param)
+        except RuntimeError:  # the threads have been shut down
+            raise ShuttingDown(STOPPING) from None
 
     def close(self) -> None:
-        """Kill the workers and wait until they are gone; decodes waiting or under way fail with ShuttingDown."""
+        """Kill the workers and wait until they are gone; work waiting or under way fails with ShuttingDown."""
         with self._lock:
             self._closed = True
             for worker in self._busy:
@@ -80,47 +100,34 @@ class ImageWorkers:
         while self._idle:
             self._idle.pop().end()
 
-    def _submit(self, image: Image, rule: ResizeRule) -> Future[Picture]:
-        limit, size = self._settings.max_image_bytes, len(image.data)
-        if not size:
-            raise InvalidImage(f"{UNREADABLE} (it is empty, 0 bytes; send the whole file)", param=image.param)
-        if size > limit:
-            raise ImageTooLarge(
-                f"image is {size} bytes, the limit is {limit} ({limit / (1 << 20):g} MiB); scale it down",
-                param=image.param,
-            )
-        rule = requested(rule, image, self._settings.max_image_side)
-        try:
-            return self._threads.submit(self._decode, image, rule)
-        except RuntimeError:  # the threads have been shut down
-            raise ShuttingDown(STOPPING) from None
-
-    def _decode(self, image: Image, rule: ResizeRule) -> Picture:
-        """One picture in one worker, in one of our threads."""
+    def _run(
+        self,
+        request: Mapping[str, object],
+        data: bytes,
+        receive: Callable[[Reply], T],
+        timeout_s: float,
+        param: str | None,
+    ) -> T:
+        """One request to one worker, in one of our threads."""
         worker = self._take()
         sound = False
         try:
-            picture = worker.decode(image, rule, self._settings)
+            result = worker.ask(request, data, receive, timeout_s)
             sound = True
         except InvalidRequest as error:
-            sound = True  # the worker said no and waits for the next picture
-            error.param = image.param
+            sound = True  # the worker said no and waits for the next request
+            error.param = param
             raise
-        except TimeoutError:
-            raise InvalidImage(
-                f"{UNREADABLE} (it was not done after {self._settings.timeout_s:g} s, the limit; "
-                "send it smaller or in a simpler format)",
-                param=image.param,
-            ) from None
-        except (OSError, ValueError, RecursionError):  # the pipe broke, or what came back makes no sense
+        except (OSError, ValueError, RecursionError) as error:  # the pipe broke, or what came back makes no sense
             if self._closed:
                 raise ShuttingDown(STOPPING) from None
-            raise InvalidImage(
-                f"{UNREADABLE} (the decoder crashed on it; save it again as JPEG or PNG)", param=image.param
-            ) from None
+            late = isinstance(error, TimeoutError)
+            failure = self._program.late(timeout_s) if late else self._program.crashed(worker.aborted())
+            failure.param = param
+            raise failure from None
         finally:
             self._give_back(worker, sound)
-        return picture
+        return result
 
     def _take(self) -> _Worker:
         with self._lock:
@@ -132,7 +139,7 @@ class ImageWorkers:
                     self._busy.add(worker)
                     return worker
                 worker.end()
-        worker = _Worker(self._settings.worker_memory_bytes)
+        worker = _Worker(self._program, self._memory_bytes)
         with self._lock:
             self._busy.add(worker)
             if self._closed:
@@ -148,12 +155,55 @@ class ImageWorkers:
         worker.end()
 
 
+class Reply:
+    """What a worker answers to one request, read in the order it comes."""
+
+    def __init__(self, out: FileIO, deadline: float, refusals: tuple[type[InvalidRequest], ...]) -> None:
+        self._out = out
+        self._deadline = deadline
+        self._refusals = {refusal.__name__: refusal for refusal in refusals}
+
+    def header(self) -> Any:
+        """The next message's header, parsed JSON of any kind.
+
+        Raises the error it reports, TimeoutError past the deadline, OSError when the process ended, ValueError or
+        RecursionError for what is no header.
+        """
+        length = int.from_bytes(self.read(4), "big")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"header of {length} bytes")
+        header = json.loads(self.read(length))
+        match header:
+            case {"error": str(name), "message": str(message)}:
+                if name not in self._refusals:
+                    raise ValueError("unknown error")
+                raise self._refusals[name](message)
+        return header
+
+    def read(self, size: int) -> bytearray:
+        """The next `size` raw bytes; the caller has checked that it wants to hold so many. Raises as `header` does."""
+        data = bytearray(size)
+        self.fill(memoryview(data))
+        return data
+
+    def fill(self, rest: memoryview) -> None:
+        """Read raw bytes until all of `rest` is written. Raises as `header` does."""
+        while rest:
+            _wait(self._out, select.POLLIN, self._deadline)
+            count = self._out.readinto(rest)
+            if count == 0:
+                raise ConnectionResetError("the worker ended")
+            rest = rest[count or 0 :]
+
+
 class _Worker:
     """One process and our ends of its pipes. One thread at a time uses it; any thread may kill it."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, program: Program, memory_bytes: int) -> None:
+        self._refusals = program.refusals
         path = [str(Path(entry).absolute()) for entry in sys.path if entry]
-        arguments = [sys.executable, "-I", "-S", "-c", START, str(memory_bytes), str(os.getpid()), *path]
+        own = [program.module, str(memory_bytes), str(os.getpid())]
+        arguments = [sys.executable, "-I", "-S", "-c", START, *own, *path]
         try:
             self._child = subprocess.Popen(
                 arguments,
@@ -163,23 +213,28 @@ class _Worker:
                 bufsize=0,
                 cwd="/",
                 env={},
-                start_new_session=True,  # Ctrl-C is for the server, which lets pictures finish
+                start_new_session=True,  # Ctrl-C is for the server, which lets running work finish
             )
         except OSError:
-            raise OutOfMemory("no process could be started to decode the picture; send it again later") from None
+            raise OutOfMemory("no process could be started to decode what was sent; send it again later") from None
         # bufsize 0 gives raw files, whose reads and writes take what fits; the type checker cannot know.
         self._in, self._out = cast(FileIO, self._child.stdin), cast(FileIO, self._child.stdout)
         os.set_blocking(self._in.fileno(), False)
         os.set_blocking(self._out.fileno(), False)
         try:
-            self._read(1, time.monotonic() + START_LIMIT_S)
+            Reply(self._out, time.monotonic() + START_LIMIT_S, ()).read(1)
         except OSError:  # TimeoutError is one
             self.end()
-            raise InternalError("the picture decoder does not start on this machine") from None
+            raise InternalError("a decoder does not start on this machine") from None
 
     @property
     def alive(self) -> bool:
         return self._child.poll() is None
+
+    def aborted(self) -> bool:
+        """Whether the process has aborted; kills it if it lives. Only for the thread that uses it."""
+        self._child.kill()
+        return self._child.wait() == -signal.SIGABRT
 
     def kill(self) -> None:
         """Have the process end, whatever it does; the thread that uses it sees a broken pipe and calls `end`."""
@@ -192,52 +247,23 @@ class _Worker:
         self._in.close()
         self._out.close()
 
-    def decode(self, image: Image, rule: ResizeRule, settings: MediaSettings) -> Picture:
-        """Send one picture through. Raises the errors the worker reports, and when it is beyond further use:
+    def ask(self, request: Mapping[str, object], data: bytes, receive: Callable[[Reply], T], timeout_s: float) -> T:
+        """Send one request and receive its reply. Raises the errors the worker reports, and when it is beyond use:
 
         TimeoutError past the deadline, OSError when the process ended, ValueError or RecursionError for a reply that
         makes no sense.
         """
-        deadline = time.monotonic() + settings.timeout_s
-        request = {
-            "bytes": len(image.data),
-            "rule": asdict(rule),
-            "max_pixels": settings.max_image_pixels,
-            "timeout_s": settings.timeout_s,
-        }
-        text = json.dumps(request).encode()
+        deadline = time.monotonic() + timeout_s
+        text = json.dumps({**request, "bytes": len(data), "timeout_s": timeout_s}).encode()
         self._write(len(text).to_bytes(4, "big") + text, deadline)
-        self._write(image.data, deadline)
-        length = int.from_bytes(self._read(4, deadline), "big")
-        if length > MAX_HEADER_BYTES:
-            raise ValueError(f"header of {length} bytes")
-        original = _original_size(json.loads(self._read(length, deadline)), settings.max_image_pixels)
-        try:
-            height, width = fit(*original, rule)
-        except InvalidImage:
-            raise ValueError(f"picture of {original}") from None
-        pixels = np.empty((height, width, 3), np.uint8)
-        self._fill(pixels.data.cast("B"), deadline)
-        return Picture(pixels, original)
+        self._write(data, deadline)
+        return receive(Reply(self._out, deadline, self._refusals))
 
     def _write(self, data: bytes, deadline: float) -> None:
         rest = memoryview(data)
         while rest:
             _wait(self._in, select.POLLOUT, deadline)
             rest = rest[self._in.write(rest) or 0 :]
-
-    def _read(self, size: int, deadline: float) -> bytearray:
-        data = bytearray(size)
-        self._fill(memoryview(data), deadline)
-        return data
-
-    def _fill(self, rest: memoryview, deadline: float) -> None:
-        while rest:
-            _wait(self._out, select.POLLIN, deadline)
-            count = self._out.readinto(rest)
-            if count == 0:
-                raise ConnectionResetError("the worker ended")
-            rest = rest[count or 0 :]
 
 
 def _wait(pipe: FileIO, event: int, deadline: float) -> None:
@@ -246,15 +272,3 @@ def _wait(pipe: FileIO, event: int, deadline: float) -> None:
     poller.register(pipe, event)
     if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
         raise TimeoutError
-
-
-def _original_size(header: Any, max_pixels: int) -> tuple[int, int]:
-    """(height, width) from a worker's reply. Raises the error it reports, ValueError for anything unexpected."""
-    match header:
-        case {"error": "InvalidImage", "message": str(message)}:
-            raise InvalidImage(message)
-        case {"error": "ImageTooLarge", "message": str(message)}:
-            raise ImageTooLarge(message)
-        case {"original": [int(height), int(width)]} if min(height, width) > 0 and height * width <= max_pixels:
-            return height, width
-    raise ValueError("unexpected reply")

@@ -76,6 +76,20 @@ class PixelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoConfig:
+    """How clips are sampled and sized: pixel counts (frames x height x width) and frames per second.
+
+    The values are those that Qwen publishes with every size of the model.
+    """
+
+    min_pixels: int = 4096
+    max_pixels: int = 25_165_824
+    fps: float = 2.0
+    min_frames: int = 4
+    max_frames: int = 768
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationConfig:
     """The model's own sampling advice; None where its file is silent."""
 
@@ -101,6 +115,7 @@ class ModelConfig:
     video_token: int
     vision_start_token: int
     vision_end_token: int
+    video: VideoConfig = VideoConfig()
 
     @classmethod
     def load(cls, folder: Path) -> ModelConfig:
@@ -129,6 +144,7 @@ class ModelConfig:
             video_token=main.integer("video_token_id"),
             vision_start_token=main.integer("vision_start_token_id"),
             vision_end_token=main.integer("vision_end_token_id"),
+            video=_video(folder),
         )
 
 
@@ -273,11 +289,42 @@ def _pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
 
     A missing file is an error: the class defaults behind it are another model's and would be silently wrong.
     """
-    nested = folder / "processor_config.json"
-    if nested.exists() and "image_processor" in (both := _Section.read(nested)).values:
-        p = both.section("image_processor")
-    else:
-        p = _Section.read(folder / "preprocessor_config.json")
+    p = _nested(folder, "image_processor") or _Section.read(folder / "preprocessor_config.json")
+    low, high = _pixel_limits(p)
+    for key, want in (("patch_size", vision.patch), ("merge_size", vision.merge)):
+        if p.integer(key, want) != want:
+            raise CheckpointError(f"{p.where}: {key} is {p.get(key)}, but config.json says {want}")
+    return PixelConfig(
+        min_pixels=low, max_pixels=high, mean=p.per_channel("image_mean"), std=p.per_channel("image_std")
+    )
+
+
+def _video(folder: Path) -> VideoConfig:
+    """From the same two places as for pictures; where neither says anything, what Qwen publishes."""
+    path = folder / "video_preprocessor_config.json"
+    v = _nested(folder, "video_processor") or (_Section.read(path) if path.exists() else None)
+    published = VideoConfig()
+    if v is None:
+        return published
+    low, high = _pixel_limits(v)
+    return VideoConfig(
+        min_pixels=low,
+        max_pixels=high,
+        fps=v.number("fps", published.fps),
+        min_frames=v.integer("min_frames", published.min_frames, least=1),
+        max_frames=v.integer("max_frames", published.max_frames, least=1),
+    )
+
+
+def _nested(folder: Path, name: str) -> _Section | None:
+    """One part of 5.x's processor_config.json; None when there is none."""
+    path = folder / "processor_config.json"
+    both = _Section.read(path) if path.exists() else None
+    return both.section(name) if both and name in both.values else None
+
+
+def _pixel_limits(p: _Section) -> tuple[int, int]:
+    """Least and most pixels, by either name they have."""
     size = p.get("size")
     size = size if isinstance(size, dict) else {}
     low, high = size.get("shortest_edge", p.get("min_pixels")), size.get("longest_edge", p.get("max_pixels"))
@@ -285,12 +332,7 @@ def _pixels(folder: Path, vision: VisionConfig) -> PixelConfig:
         raise CheckpointError(
             f"{p.where}: 'size' is {p.get('size')!r}, expected shortest_edge and longest_edge as pixel counts"
         )
-    for key, want in (("patch_size", vision.patch), ("merge_size", vision.merge)):
-        if p.integer(key, want) != want:
-            raise CheckpointError(f"{p.where}: {key} is {p.get(key)}, but config.json says {want}")
-    return PixelConfig(
-        min_pixels=low, max_pixels=high, mean=p.per_channel("image_mean"), std=p.per_channel("image_std")
-    )
+    return low, high
 
 
 def _generation(folder: Path, main: _Section) -> GenerationConfig:

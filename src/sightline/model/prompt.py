@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import tokenizers
 
 from sightline.errors import CheckpointError, InvalidRequest
-from sightline.types import Conversation, Image, Message, Text, ToolCall
+from sightline.types import Conversation, Image, Message, Page, Text, ToolCall
 
 Style = Literal["instruct", "thinking"]
 Kind = Literal["image", "video"]
@@ -51,8 +51,16 @@ Piece = Plain | Special | Vision
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """A temporal patch of a video: the second it shows, and its visual tokens."""
+
+    second: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class VisualSpan:
-    """The `count` pad tokens, from position `start` on, that stand for picture or video `index`."""
+    """The `count` pad tokens, from position `start` on, that stand for picture `index`, or a moment of such a video."""
 
     start: int
     count: int
@@ -144,25 +152,50 @@ def text_of(pieces: Iterable[Piece]) -> str:
     return "".join(_text(piece) for piece in pieces)
 
 
-def encode_pieces(pieces: Sequence[Piece], tokenizer: Tokenizer, visual_tokens: Sequence[int]) -> EncodedPrompt:
+def encode_pieces(
+    pieces: Sequence[Piece], tokenizer: Tokenizer, visual_tokens: Sequence[int | Sequence[Moment]]
+) -> EncodedPrompt:
     """Token ids of rendered pieces; visual `index` becomes `visual_tokens[index]` pads between its two markers.
 
-    A video becomes one run of pads, without the timestamps that Qwen3-VL wants between its frames.
+    A video becomes that for each of its moments, with the timestamp before it. This is the layout of transformers 4.57,
+    Qwen's own code; 5.x leaves one more pair of markers around the whole.
     """
     ids: list[int] = []
     spans: list[VisualSpan] = []
-    for piece in pieces:
+    counts = _counts(pieces, visual_tokens)
+    laid_out = _joined(part for piece in pieces for part in _laid_out(piece, visual_tokens))
+    for piece in laid_out:
         if isinstance(piece, Plain):
             ids += tokenizer.encode(piece.text)
         elif isinstance(piece, Special):
             ids.append(tokenizer.special(piece.token))
         else:
-            ids.append(tokenizer.special(_VISION_START))
-            count = visual_tokens[piece.index]
+            count = next(counts)
             spans.append(VisualSpan(start=len(ids), count=count, index=piece.index, kind=piece.kind))
             ids += [tokenizer.special(_PAD[piece.kind])] * count
-            ids.append(tokenizer.special(_VISION_END))
     return EncodedPrompt(np.array(ids, dtype=np.int32), tuple(spans))
+
+
+def _laid_out(piece: Piece, visual_tokens: Sequence[int | Sequence[Moment]]) -> list[Piece]:
+    """A picture between its markers, a video as its moments between theirs, anything else as it is."""
+    if not isinstance(piece, Vision):
+        return [piece]
+    framed: list[Piece] = [Special(_VISION_START), piece, Special(_VISION_END)]
+    visual = visual_tokens[piece.index]
+    if isinstance(visual, int):
+        return framed
+    laid_out: list[Piece] = []
+    for moment in visual:
+        laid_out += [Plain(f"<{moment.second:.1f} seconds>"), *framed]
+    return laid_out
+
+
+def _counts(pieces: Sequence[Piece], visual_tokens: Sequence[int | Sequence[Moment]]) -> Iterator[int]:
+    """How many pads each picture and moment has, in the order of the prompt."""
+    for piece in pieces:
+        if isinstance(piece, Vision):
+            visual = visual_tokens[piece.index]
+            yield from [visual] if isinstance(visual, int) else [moment.tokens for moment in visual]
 
 
 class Tokenizer:
@@ -249,7 +282,7 @@ def _contents(messages: Sequence[Message], style: Style, vision_ids: bool) -> li
             if isinstance(part, Text):
                 pieces.append(Plain(part.text))
                 continue
-            kind: Kind = "image" if isinstance(part, Image) else "video"
+            kind: Kind = "image" if isinstance(part, Image | Page) else "video"
             if style == "thinking" or message.role in ("user", "tool"):
                 seen[kind] += 1
                 if vision_ids:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from sightline.backends import Answer, Backend
+from sightline.backends import Answer
 from sightline.errors import InternalError
+from sightline.server.ledger import Ledger
 from sightline.server.openai import Outcome
-from sightline.types import Conversation, Delta, Sampling
+from sightline.types import Conversation, Delta, Lane, Progress, Sampling
+
+PROGRESS_S = 0.25  # often enough for a bar that moves
 
 T = TypeVar("T")
 
@@ -21,16 +24,24 @@ class ClientGone(Exception):
 
 
 async def open_answers(
-    backend: Backend, asked: Conversation, samplings: Sequence[Sampling], request_id: str
+    ledger: Ledger,
+    asked: Conversation,
+    samplings: Sequence[Sampling],
+    request_id: str,
+    task: str = "chat",
+    lane: Lane = "interactive",
 ) -> tuple[Answer, ...]:
     """One answer per sampling, all or none: when one is refused, or the call is cancelled, the others are closed."""
-    tasks = [asyncio.create_task(backend.generate(asked, sampling, request_id=request_id)) for sampling in samplings]
+    calls = [
+        asyncio.create_task(ledger.generate(asked, sampling, request_id=request_id, task=task, lane=lane))
+        for sampling in samplings
+    ]
     try:
-        return tuple(await asyncio.gather(*tasks))
+        return tuple(await asyncio.gather(*calls))
     except BaseException:
-        for task in tasks:
-            task.cancel()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for call in calls:
+            call.cancel()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
         await close_answers([outcome for outcome in outcomes if not isinstance(outcome, BaseException)])
         raise
 
@@ -39,6 +50,51 @@ async def close_answers(answers: Sequence[Answer]) -> None:
     """Cancel what still runs."""
     for answer in answers:
         await answer.aclose()
+
+
+class Opening:
+    """Answers that are being opened while their client is told so. `close` it in any case."""
+
+    def __init__(self, opening: Coroutine[Any, Any, tuple[Answer, ...]]):
+        self._task = asyncio.create_task(opening)
+
+    async def answers(self) -> tuple[Answer, ...]:
+        return await self._task
+
+    async def close(self) -> None:
+        """Cancel what still runs."""
+        self._task.cancel()
+        (opened,) = await asyncio.gather(self._task, return_exceptions=True)
+        if not isinstance(opened, BaseException):
+            await close_answers(opened)
+
+
+async def watched(pieces: AsyncIterator[T], answer: Answer) -> AsyncGenerator[T | Progress, None]:
+    """`pieces`, and before the first of them how the answer gets on: each change, at most one every PROGRESS_S."""
+    told: Progress | None = None
+    first = asyncio.ensure_future(_next(pieces))
+    try:
+        while not first.done():
+            if told != (seen := answer.progress):
+                yield (told := seen)
+            await asyncio.wait((first,), timeout=PROGRESS_S)
+        if told != (seen := answer.progress):
+            yield seen
+        for piece in first.result():
+            yield piece
+        async for piece in pieces:
+            yield piece
+    finally:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+
+async def _next(pieces: AsyncIterator[T]) -> tuple[T, ...]:
+    """The next piece, or nothing when there is none."""
+    try:
+        return (await anext(pieces),)
+    except StopAsyncIteration:
+        return ()
 
 
 async def merged(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Delta]]:

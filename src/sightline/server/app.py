@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from sightline import __version__, wire, wire_tasks
 from sightline.backends import Backend
@@ -26,54 +28,78 @@ from sightline.errors import (
     SightlineError,
     Unavailable,
 )
-from sightline.server import bodies, infer, openai
-from sightline.server.answers import close_answers, collect, open_answers, while_connected
+from sightline.moderation import Moderator
+from sightline.server import bodies, describe, infer, openai, pages
+from sightline.server.answers import Opening, close_answers, collect, open_answers, while_connected
+from sightline.server.batch_work import BatchWork
+from sightline.server.batches import BatchesApi
 from sightline.server.edge import Edge
+from sightline.server.files import FilesApi
 from sightline.server.form import chat_body, read_form
+from sightline.server.ledger import Ledger
+from sightline.server.lines import answer_line
+from sightline.server.metrics import CONTENT_TYPE, Metrics
+from sightline.server.moderations import ModerationsApi
 from sightline.server.refusals import refusal
+from sightline.server.sources import Sources
 from sightline.server.sse import EventStream, chat_events
+from sightline.server.status import state, status
+from sightline.server.storage import Storage
 from sightline.settings import MIB, Settings
 from sightline.tasks.answering import Reading
+from sightline.tasks.catalogue import Task, find
+from sightline.tasks.documents import DocumentReading
 from sightline.types import Conversation, Sampling
 
-WELCOME = f"Sightline {__version__} answers questions about pictures. POST /v1/chat/completions as for OpenAI.\n"
 
+def create_app(
+    backend: Backend, settings: Settings, page_folder: Path = pages.FOLDER, *, moderator: Moderator | None = None
+) -> FastAPI:
+    """The server for one backend, with the page in `page_folder`.
 
-def create_app(backend: Backend, settings: Settings) -> FastAPI:
-    """The server for one backend. Its lifespan starts and closes the backend; `app.state.service` knows its state."""
-    service = Service(backend, settings)
+    Its lifespan starts and closes the backend; `app.state.service` knows its state.
+    """
+    service, page = Service(backend, settings), pages.WebPage(settings.base_path, page_folder)
+    storage = Storage(settings.data_dir)
+    work = BatchWork(
+        storage,
+        partial(answer_line, service),
+        backend.ready,
+        lines_at_once=settings.batch_concurrency,
+        max_line_bytes=int(settings.max_body_mb * MIB),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await backend.start()
+        work.start()
         yield
         await backend.close(0)
+        await work.close()
+        await storage.close()
 
     app = FastAPI(title="Sightline", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    app.state.service = service
-    app.add_middleware(Edge)
+    app.state.service, app.state.storage = service, storage
+    app.add_middleware(Edge, metrics=service.metrics)
     for kind in (SightlineError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
-    routes: dict[str, tuple[str, Any]] = {
-        "/": ("GET", welcome),
-        "/health": ("GET", service.health),
-        "/healthz": ("GET", service.alive),
-        "/readyz": ("GET", service.health),
-        "/version": ("GET", service.version),
-        "/v1/models": ("GET", service.models),
-        "/v1/models/{name:path}": ("GET", service.model),
-        "/v1/chat/completions": ("POST", service.chat),
-        "/v1/estimate": ("POST", service.estimate),
-        "/infer": ("POST", service.infer),
-        "/infer_stream": ("POST", service.infer_stream),
-        "/v1/infer": ("POST", service.infer),
-        "/v1/infer_stream": ("POST", service.infer_stream),
-        "/v1/completions": ("POST", unsupported),
-        "/v1/embeddings": ("POST", unsupported),
-    }
+    routes = (
+        *service.routes(),
+        *FilesApi(storage, settings).routes(),
+        *BatchesApi(storage, work, backend.model_id).routes(),
+        *ModerationsApi(moderator, service.sources, settings).routes(),
+    )
     for base in dict.fromkeys(("", settings.base_path)):  # probes and proxies that strip it find the routes without it
-        for path, (method, endpoint) in routes.items():
+        for method, path, endpoint in routes:
             app.add_api_route(base + path, endpoint, methods=[method], response_model=None)
+        for path in page.addresses():
+            app.add_api_route(
+                base + path, page.answer, methods=["GET", "HEAD"], response_model=None, include_in_schema=False
+            )
+    if settings.base_path:
+        app.add_api_route(
+            settings.base_path, pages.into_folder, methods=["GET", "HEAD"], response_model=None, include_in_schema=False
+        )
     return app
 
 
@@ -83,20 +109,66 @@ class Service:
     def __init__(self, backend: Backend, settings: Settings):
         self.backend = backend
         self.settings = settings
+        self.sources = Sources(settings)
         self.draining = False
+        self.started = time.monotonic()
+        self.metrics = Metrics()
+        self.ledger = Ledger(backend, self.metrics)
+        self.metrics.watch(backend, self.ledger)
+
+    def routes(self) -> Sequence[tuple[str, str, Any]]:
+        return (
+            ("GET", "/health", self.health),
+            ("GET", "/healthz", self.alive),
+            ("GET", "/readyz", self.health),
+            ("GET", "/version", self.version),
+            ("GET", "/metrics", self.figures),
+            ("GET", "/v1/status", self.status),
+            ("GET", "/openapi.json", self.openapi),
+            ("GET", "/v1/models", self.models),
+            ("GET", "/v1/models/{name:path}", self.model),
+            ("POST", "/v1/chat/completions", self.chat),
+            ("POST", "/v1/estimate", self.estimate),
+            ("POST", "/infer", self.infer),
+            ("POST", "/infer_stream", self.infer_stream),
+            ("POST", "/v1/infer", self.infer),
+            ("POST", "/v1/infer_stream", self.infer_stream),
+            ("POST", "/v1/completions", unsupported),
+            ("POST", "/v1/embeddings", unsupported),
+        )
 
     async def health(self) -> Response:
         """GET /health, /readyz: 200 when a question would be answered."""
-        states = {"ready": "healthy", "loading": "loading", "failed": "unhealthy"}
-        status = "draining" if self.draining else states[self.backend.state]
+        status = state(self.backend, self.draining)
         return JSONResponse({"status": status}, 200 if status == "healthy" else 503)
 
     async def alive(self) -> Response:
         """GET /healthz: 200 as long as the process answers at all."""
         return JSONResponse({"status": "alive"})
 
+    async def status(self) -> Response:
+        """GET /v1/status: what the house is busy with."""
+        uptime_s = time.monotonic() - self.started
+        refused = self.metrics.refused
+        found = status(
+            self.backend, self.settings, self.ledger, draining=self.draining, uptime_s=uptime_s, refused=refused
+        )
+        return _json(found)
+
+    async def figures(self) -> Response:
+        """GET /metrics, for Prometheus."""
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+
     async def version(self) -> Response:
         return JSONResponse({"version": __version__})
+
+    async def openapi(self) -> Response:
+        """GET /openapi.json."""
+        return Response(self._described, media_type="application/json")
+
+    @cached_property
+    def _described(self) -> str:
+        return describe.text(describe.document(self.settings.base_path))
 
     async def models(self) -> Response:
         return _json(wire.ModelList(object="list", data=(self._model(),)))
@@ -110,16 +182,18 @@ class Service:
         started = time.perf_counter()
         asked, conversation, samplings = await self._question(request)
         request_id: str = request.state.request_id
-        opening = open_answers(self.backend, conversation, samplings, request_id)
+        opening = open_answers(self.ledger, conversation, samplings, request_id)
+        caption = openai.Caption(request_id, self.backend.model_id, int(time.time()))
+        tools, options = bool(conversation.tools), asked.stream_options or wire.StreamOptions()
+        streaming = partial(chat_events, tools=tools, include_usage=bool(options.include_usage), started=started)
+        if asked.stream and options.include_progress:  # from here on, what is refused is an event of the stream
+            early = Opening(opening)
+            return EventStream(streaming(caption, early), request_id=request_id, cleanup=early.close)
         answers = await while_connected(request.receive, opening)
-        caption = openai.Caption(
-            request_id, self.backend.model_id, int(time.time()), answers[0].pictures, answers[0].dropped_turns
-        )
-        tools = bool(conversation.tools)
+        caption = caption.of(answers[0])
         if asked.stream:
-            include_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-            events = chat_events(caption, answers, tools=tools, include_usage=include_usage, started=started)
-            return EventStream(events, request_id=request_id, cleanup=partial(close_answers, answers))
+            cleanup = partial(close_answers, answers)
+            return EventStream(streaming(caption, answers), request_id=request_id, cleanup=cleanup)
         try:
             outcomes = await while_connected(request.receive, collect(answers))
         finally:
@@ -143,34 +217,72 @@ class Service:
 
     async def _infer(self, request: Request, *, stream: bool) -> Response:
         started = time.perf_counter()
-        self._admit()
+        self.admit()
         bodies.content_kind(request, bodies.JSON)
         raw = await bodies.whole(request, int(self.settings.max_body_mb * MIB))
         asked = wire_tasks.parse_task(wire.read_json(raw))
-        task, conversation, sampling = infer.question(asked, self.backend.defaults)
+        if find(asked.task).paged:
+            return await self._analyze(request, asked, stream, started)
+        task, conversation, sampling = await while_connected(request.receive, self.task_meant(asked))
+        request.state.task = task.name
         request.state.pictures = openai.picture_bytes(conversation)
         request_id: str = request.state.request_id
-        opening = open_answers(self.backend, conversation, (sampling,), request_id)
+        opening = open_answers(self.ledger, conversation, (sampling,), request_id, task.name)
+        options = asked.options or wire_tasks.Options.model_validate({})
+        stream = stream or bool(options.stream)
+        streamed = partial(EventStream, request_id=request_id, error_event=infer.error_event)
+        if stream and options.progress:  # from here on, what is refused is an event of the stream
+            early = Opening(opening)
+            return streamed(infer.events(task, early, started), cleanup=early.close)
         answers = await while_connected(request.receive, opening)
-        reading, cleanup = Reading(task, answers[0]), partial(close_answers, answers)
-        if stream or (asked.options and asked.options.stream):
-            events = infer.events(reading, started)
-            return EventStream(events, request_id=request_id, cleanup=cleanup, error_event=infer.error_event)
+        cleanup = partial(close_answers, answers)
+        if stream:
+            return streamed(infer.events(task, answers[0], started), cleanup=cleanup)
         try:
-            result = await while_connected(request.receive, reading.whole())
+            result = await while_connected(request.receive, Reading(task, answers[0]).whole())
         finally:
             await cleanup()
         return _json(infer.reply(request_id, task, result, started))
 
+    async def _analyze(self, request: Request, asked: wire_tasks.TaskRequest, stream: bool, started: float) -> Response:
+        """A task that reads a document page by page."""
+        request_id: str = request.state.request_id
+        reading = await while_connected(request.receive, self.document_meant(asked, request_id, asked.task))
+        request.state.task, request.state.pictures = asked.task, [len(reading.pages[0].document.data)]
+        if stream or (asked.options and asked.options.stream):
+            events = infer.analysis_events(reading, started)
+            return EventStream(events, request_id=request_id, cleanup=events.aclose, error_event=infer.error_event)
+        result = await while_connected(request.receive, reading.whole())
+        return _json(infer.reply(request_id, reading.task, result, started))
+
     async def _question(self, request: Request) -> tuple[wire.ChatRequest, Conversation, tuple[Sampling, ...]]:
         """What is asked, as sent and as our values; raises for whatever keeps it from being asked."""
-        self._admit()
+        self.admit()
         asked, pictures = await self._read(request)
-        self._check_model(asked.model)
-        samplings = openai.samplings(asked, self.backend.defaults)
-        conversation = openai.conversation(asked, pictures)
+        request.state.task = "chat"
+        conversation, samplings = await while_connected(request.receive, self.chat_meant(asked, pictures))
         request.state.pictures = openai.picture_bytes(conversation)
         return asked, conversation, samplings
+
+    async def chat_meant(
+        self, asked: wire.ChatRequest, pictures: Sequence[bytes] = ()
+    ) -> tuple[Conversation, tuple[Sampling, ...]]:
+        """A chat request as our values, one sampling for each answer. `pictures` are those of a form."""
+        self._check_model(asked.model)
+        samplings = openai.samplings(asked, self.backend.defaults)
+        return await self.sources.of(partial(openai.conversation, asked, pictures)), samplings
+
+    async def task_meant(self, asked: wire_tasks.TaskRequest) -> tuple[Task, Conversation, Sampling]:
+        """A task request as our values."""
+        return await self.sources.of(partial(infer.question, asked, self.backend.defaults))
+
+    async def document_meant(self, asked: wire_tasks.TaskRequest, request_id: str, named: str) -> DocumentReading:
+        """The reading that a document's task asks for, its pages counted. `named`: what the books call its answers."""
+        finding = self.sources.of(partial(infer.analysis, asked, self.backend.defaults))
+        task, document, text, sampling = await finding
+        pages = await self.backend.pages(document)
+        ask = partial(self.ledger.generate, request_id=request_id, task=named, lane="bulk")
+        return DocumentReading(task, pages, text, sampling, ask)
 
     async def _read(self, request: Request) -> tuple[wire.ChatRequest, tuple[bytes, ...]]:
         """The request, from JSON or from a form, and the pictures of the form."""
@@ -181,7 +293,8 @@ class Service:
         body, pictures = chat_body(parts)
         return wire.parse_chat(body), pictures
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Raises Unavailable while no question can be answered."""
         if self.draining:
             raise ShuttingDown("the server is stopping; ask again in a moment, another one may answer")
         if self.backend.state == "loading":
@@ -206,11 +319,6 @@ class Service:
         )
 
 
-async def welcome() -> Response:
-    """GET /: the web page has its place here."""
-    return PlainTextResponse(WELCOME)
-
-
 async def unsupported(request: Request) -> Response:
     """The OpenAI routes for models that are not of our kind."""
     raise NotFound(
@@ -221,7 +329,8 @@ async def unsupported(request: Request) -> Response:
 async def _refuse(request: Request, error: Exception) -> Response:
     headers = None
     if isinstance(error, HTTPException):
-        headers, error = error.headers, _from_framework(request, error)
+        headers = {"allow": _allowed(request)} if error.status_code == 405 else error.headers
+        error = _from_framework(request, error)
     elif isinstance(error, RequestValidationError):
         error = InvalidRequest("a parameter of the address or a header cannot be used")
     return refusal(error, request.scope, headers)
@@ -232,9 +341,14 @@ def _from_framework(request: Request, error: HTTPException) -> SightlineError:
     if error.status_code == 404:
         return NotFound(f"{where} is not an address of this server; see /v1/models, /v1/chat/completions and /infer")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        return MethodNotAllowed(f"{where} is not possible; use {allowed}")
+        return MethodNotAllowed(f"{where} is not possible; use {_allowed(request)}")
     return InternalError(str(error.status_code))
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of this address. The framework names those of the first."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
 def _json(body: wire.Wire) -> Response:

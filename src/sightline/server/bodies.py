@@ -24,17 +24,19 @@ def content_kind(request: Request, *known: str) -> str:
     return kind
 
 
-async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
+async def chunks(request: Request, limit: int, way_out: str = "send smaller or fewer pictures") -> AsyncIterator[bytes]:
     """The body as it arrives. Raises ContentTooLarge past `limit` bytes, unread when its length was declared."""
+    request.scope["state"]["body_unread"] = True
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limit:
-        raise ContentTooLarge(f"the body has {declared} bytes, the limit is {limit}; send smaller or fewer pictures")
+        raise ContentTooLarge(f"the body has {declared} bytes, the limit is {limit}; {way_out}")
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise ContentTooLarge(f"the body has more than {limit} bytes, the limit; send smaller or fewer pictures")
+            raise ContentTooLarge(f"the body has more than {limit} bytes, the limit; {way_out}")
         yield chunk
+    request.scope["state"]["body_unread"] = False
 
 
 async def whole(request: Request, limit: int) -> bytes:

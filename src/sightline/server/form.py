@@ -6,7 +6,8 @@ The only door to python-multipart. Its own parser is driven here, not Starlette'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +21,12 @@ MAX_PARTS = 1000
 MAX_TEXT_BYTES = 1 << 20  # of a part that is no picture; longer than any context
 # The parser goes byte by byte through what looks like a boundary: at worst 4 ms for a slice, 0.1 ms for pictures.
 SLICE_BYTES = 16 << 10
-KNOWN_FIELDS = ("prompt", *wire.ChatRequest.model_fields)  # Python's requests gives texts in `files` a filename too
-TEXT_FIELDS = ("model", "stop")  # these are what they say; all other fields are JSON: 0.7, true, {"type": …}
+PIECE_BYTES = 1 << 20  # of an upload, written at once
+FILE_FIELDS = ("image", "file")
+# Python's requests gives texts in `files` a filename too.
+KNOWN_FIELDS = ("prompt", *wire.PageChoice.model_fields, *wire.ChatRequest.model_fields)
+# These are what they say; all other fields are JSON: 0.7, true, {"type": …}.
+TEXT_FIELDS = ("model", "stop", "pages", "password")
 
 
 @dataclass(slots=True)
@@ -43,20 +48,40 @@ async def read_form(chunks: AsyncIterator[bytes], content_type: str) -> tuple[Pa
     return reader.end()
 
 
+async def read_upload(
+    chunks: AsyncIterator[bytes], content_type: str, keep: Callable[[bytes], Awaitable[None]]
+) -> tuple[Part, ...]:
+    """As `read_form`, but what the field `file` holds goes to `keep`, piece by piece, and not into memory."""
+    reader, held = _Reader(content_type), bytearray()
+    async for chunk in chunks:
+        for start in range(0, len(chunk), SLICE_BYTES):
+            reader.feed(chunk[start : start + SLICE_BYTES])
+            held += reader.take("file")
+            if len(held) >= PIECE_BYTES:
+                await keep(bytes(held))
+                held.clear()
+            await asyncio.sleep(0)
+    parts = reader.end()
+    await keep(bytes(held))
+    return parts
+
+
 def chat_body(parts: Sequence[Part]) -> tuple[dict[str, object], tuple[bytes, ...]]:
     """The body that `wire.parse_chat` takes, and the encoded pictures. Empty fields count as not sent.
 
-    Raises InvalidRequest for a form without a prompt or a picture, and for what has no place in it.
+    Documents stand in the body; `pages`, `dpi` and `password` of the form are theirs. Raises InvalidRequest for a form
+    without a prompt or a picture, and for what has no place in it.
     """
     fields: dict[str, str] = {}
-    pictures = []
+    files: dict[str, list[bytes]] = {name: [] for name in FILE_FIELDS}
     for part in parts:
-        if part.name == "image":
-            pictures += [bytes(part.data)] if part.data or part.filename else []
+        if part.name in FILE_FIELDS:
+            files[part.name] += [bytes(part.data)] if part.data or part.filename else []
             continue
         if part.filename is not None and part.name not in KNOWN_FIELDS:
             raise InvalidRequest(
-                f"the form has a file in the field {wire.shown(part.name)}; files belong into 'image'", param=part.name
+                f"the form has a file in the field {wire.shown(part.name)}; files belong into 'image' or 'file'",
+                param=part.name,
             )
         if part.name in fields:
             raise InvalidRequest(f"the form has the field {wire.shown(part.name)} twice; send it once", param=part.name)
@@ -69,13 +94,20 @@ def chat_body(parts: Sequence[Part]) -> tuple[dict[str, object], tuple[bytes, ..
     prompt = fields.pop("prompt", "")
     if not prompt.strip():
         raise InvalidRequest("prompt is empty; send the question in the form field 'prompt'", param="prompt")
-    if not pictures:
+    if not any(files.values()):
         raise InvalidRequest(
-            "the form has no picture; send a file in the field 'image', or ask as application/json without one",
+            "the form has no picture; send a file in the field 'image' or a PDF in 'file', or ask as application/json "
+            "without one",
             param="image",
         )
     body: dict[str, object] = {name: _value(name, text) for name, text in fields.items() if text}
-    return body | {"messages": [{"role": "user", "content": prompt}]}, tuple(pictures)
+    chosen = {name: body.pop(name) for name in wire.PageChoice.model_fields if name in body}
+    documents = [
+        {"type": "file", "file": {"file_data": base64.b64encode(document).decode()}, **chosen}
+        for document in files["file"]
+    ]
+    content = [*documents, {"type": "text", "text": prompt}]
+    return body | {"messages": [{"role": "user", "content": content}]}, tuple(files["image"])
 
 
 def _text(part: Part) -> str:
@@ -135,6 +167,14 @@ class _Reader:
             raise _unreadable("it ends before its closing boundary")
         return tuple(self._parts)
 
+    def take(self, name: str) -> bytes:
+        """What has come of the parts of this name since it was asked last; taken out of them."""
+        found = [part for part in self._parts if part.name == name]
+        piece = b"".join(bytes(part.data) for part in found)
+        for part in found:
+            part.data.clear()
+        return piece
+
     def _begin(self) -> None:
         if len(self._parts) == MAX_PARTS:
             raise _unreadable(f"it has more than {MAX_PARTS} parts")
@@ -168,7 +208,7 @@ class _Reader:
     def _data(self, data: bytes, start: int, end: int) -> None:
         part = self._parts[-1]
         part.data += data[start:end]
-        if part.name != "image" and len(part.data) > MAX_TEXT_BYTES:
+        if part.name not in FILE_FIELDS and len(part.data) > MAX_TEXT_BYTES:
             raise ContentTooLarge(
                 f"the form field {wire.shown(part.name)} has more than {MAX_TEXT_BYTES} bytes, the limit; shorten it",
                 param=part.name,

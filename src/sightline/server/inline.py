@@ -1,52 +1,116 @@
-"""Takes the bytes of a picture out of the text that stands for it in JSON. Knows base64; never what a picture is."""
+"""Takes the bytes of a medium out of the text that stands for it in JSON. Knows base64; never what is inside."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
+from collections.abc import Mapping
+from typing import Protocol
 
-from sightline.errors import InvalidImage, RemoteMediaDisabled
+from sightline.errors import (
+    EmptyImage,
+    InvalidBase64,
+    InvalidDocument,
+    InvalidMediaUrl,
+    InvalidRequest,
+    InvalidVideo,
+    RemoteMediaDisabled,
+)
+from sightline.types import Medium
 
 # Spaces and line breaks are taken out first: the `base64` command wraps its lines.
-FILE_NAME = re.compile(r"\.(jpe?g|png|webp|bmp|gif)$", re.IGNORECASE)
 BLANKS = re.compile(r"[ \t\r\n]")
+FILE_NAME = re.compile(r"\.(jpe?g|png|webp|bmp|gif|heic|mp4|webm|mov|mkv|pdf)$", re.IGNORECASE)
+PATH = re.compile(r"(\.{0,2}/|~|\\|[A-Za-z]:[\\/])")
+
+BEGINNINGS: Mapping[Medium, str] = {
+    "image": "Invalid image data: cannot decode image",
+    "video": "Invalid video data: cannot decode video",
+    "document": "Invalid document data: cannot read document",
+}
+SAMPLES: Mapping[Medium, str] = {
+    "image": "data:image/jpeg;base64,…",
+    "video": "data:video/mp4;base64,…",
+    "document": "data:application/pdf;base64,…",
+}
+UNREADABLE: Mapping[Medium, type[InvalidRequest]] = {
+    "image": InvalidBase64,
+    "video": InvalidVideo,
+    "document": InvalidDocument,
+}
+EMPTY: Mapping[Medium, type[InvalidRequest]] = {**UNREADABLE, "image": EmptyImage}
 
 
-def inline_bytes(text: str, param: str) -> bytes:
+class Read(Protocol):
+    """Gives the bytes that a text in a request stands for; raises an InvalidRequest that names `param`."""
+
+    def __call__(self, text: str, param: str, medium: Medium = "image") -> bytes: ...
+
+
+def is_address(text: str) -> bool:
+    """Whether the text is the address of a medium on the web, not the medium."""
+    return text[:16].lstrip().lower().startswith(("http:", "https:"))
+
+
+def inline_bytes(text: str, param: str, medium: Medium = "image") -> bytes:
     """The bytes of a base64 data URL, or of bare base64: people forget the prefix.
 
     The MIME type is not read; what the bytes are shows when they are decoded. Raises RemoteMediaDisabled for http(s)
-    addresses and InvalidImage for all else, naming `param`.
+    addresses, InvalidMediaUrl for others and for file names, and the medium's own error for what is no base64.
     """
-    scheme, colon, rest = text.partition(":")
-    scheme = scheme.strip().lower()
-    if colon and scheme in ("http", "https"):
+    if is_address(text):
         raise RemoteMediaDisabled(
-            f"{param}: this server does not fetch pictures by URL; send the picture itself, "
-            "as data:image/jpeg;base64,… in place of the address",
+            f"{param}: this server does not fetch media by URL; send the {medium} itself, as {SAMPLES[medium]}, in "
+            "place of the address (the operator can allow hosts with SIGHTLINE_MEDIA_HOSTS)",
             param=param,
         )
-    if colon and scheme == "data":
-        header, comma, text = rest.partition(",")
-        if not comma:
-            raise _undecodable("the data URL has no comma before its data", param)
-        if not header.lower().endswith(";base64"):
-            raise _undecodable("the data URL does not say ;base64; other encodings are not read", param)
-    elif FILE_NAME.search(text[-5:]):
-        raise _undecodable("this looks like a file name; send the file itself, as data:image/jpeg;base64,…", param)
-    elif colon:
-        raise _undecodable(f"addresses of the kind {scheme[:20]!r} are not read; send a data: URL with base64", param)
-    if BLANKS.search(text):
-        text = BLANKS.sub("", text)
-    if not text:
-        raise _undecodable("it is empty", param)
+    data = _base64_text(text, param, medium)
+    if BLANKS.search(data):
+        data = BLANKS.sub("", data)
+    if not data:
+        raise _refusal(EMPTY, "it is empty", param, medium)
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:  # ValueError: characters outside ASCII
-        way_out = "send the file's bytes as base64, best as data:image/jpeg;base64,…"
-        raise _undecodable(f"it is not base64 ({error}); {way_out}", param) from None
+        if PATH.match(text):  # only now: base64 of a JPEG begins with a slash
+            raise _no_file(param, medium) from None
+        way_out = f"send the file's bytes as base64, best as {SAMPLES[medium]}"
+        raise _refusal(UNREADABLE, f"it is not base64 ({error}); {way_out}", param, medium) from None
 
 
-def _undecodable(reason: str, param: str) -> InvalidImage:
-    return InvalidImage(f"Invalid image data: cannot decode image: {reason} ({param})", param=param)
+def _base64_text(text: str, param: str, medium: Medium) -> str:
+    """What should be base64. Raises for a text that says itself that it is something else."""
+    scheme, colon, _ = text[:64].partition(":")
+    if not colon:
+        if FILE_NAME.search(text[-6:]):
+            raise _no_file(param, medium)
+        return text
+    if scheme.strip().lower() != "data":
+        if PATH.match(text):
+            raise _no_file(param, medium)
+        raise InvalidMediaUrl(
+            f"addresses of the kind {scheme.strip()[:20]!r} are not read; send the {medium} as {SAMPLES[medium]} "
+            f"({param})",
+            param=param,
+            code=f"invalid_{medium}_url",
+        )
+    header, comma, data = text[len(scheme) + 1 :].partition(",")
+    if not comma:
+        raise _refusal(UNREADABLE, "the data URL has no comma before its data", param, medium)
+    if not header.lower().endswith(";base64"):
+        raise _refusal(UNREADABLE, "the data URL does not say ;base64; other encodings are not read", param, medium)
+    return data
+
+
+def _no_file(param: str, medium: Medium) -> InvalidMediaUrl:
+    return InvalidMediaUrl(
+        f"this looks like the name of a file, which the server cannot see; send the file itself, as {SAMPLES[medium]} "
+        f"({param})",
+        param=param,
+        code=f"invalid_{medium}_url",
+    )
+
+
+def _refusal(kinds: Mapping[Medium, type[InvalidRequest]], reason: str, param: str, medium: Medium) -> InvalidRequest:
+    return kinds[medium](f"{BEGINNINGS[medium]}: {reason} ({param})", param=param)

@@ -7,26 +7,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sightline import wire
-from sightline.errors import InvalidRequest, MissingField
-from sightline.server.inline import inline_bytes
+from sightline import wire, wire_parts
+from sightline.backends import Answer
+from sightline.errors import InvalidRequest, MissingField, UnsupportedField
+from sightline.server.inline import Read, inline_bytes
 from sightline.server.tools import CallReader
 from sightline.types import (
     Calls,
     Conversation,
     Delta,
+    Document,
     Estimate,
     FinishReason,
     Grammar,
     Image,
     Message,
+    PageInfo,
     PictureInfo,
+    Progress,
     Role,
     Sampling,
     Text,
     TokenLogprob,
     ToolCall,
     Usage,
+    Video,
+    VideoInfo,
 )
 
 ROLES: Mapping[str, Role] = {
@@ -42,13 +48,13 @@ LOWEST_LOGPROB = -9999.0  # JSON has no -Infinity; what a grammar forbids has th
 # ---- a request becomes a conversation and its sampling
 
 
-def conversation(request: wire.ChatRequest, pictures: Sequence[bytes] = ()) -> Conversation:
-    """The messages as our values, pictures decoded from base64 but not yet from JPEG.
+def conversation(request: wire.ChatRequest, pictures: Sequence[bytes] = (), read: Read = inline_bytes) -> Conversation:
+    """The messages as our values, their media as the bytes that `read` gives.
 
     `pictures` are the files of a form; they stand before the text of its one message.
-    Raises InvalidRequest, InvalidImage or RemoteMediaDisabled naming the message.
+    Raises InvalidRequest naming the message, and what `read` does.
     """
-    messages = tuple(_message(message, index, request) for index, message in enumerate(request.messages))
+    messages = tuple(_message(message, index, request, read) for index, message in enumerate(request.messages))
     if pictures:
         (message,) = messages
         images = (
@@ -66,7 +72,7 @@ def conversation(request: wire.ChatRequest, pictures: Sequence[bytes] = ()) -> C
     )
 
 
-def _message(message: wire.ChatMessage, index: int, request: wire.ChatRequest) -> Message:
+def _message(message: wire.ChatMessage, index: int, request: wire.ChatRequest, read: Read) -> Message:
     param = f"messages[{index}].content"
     calls = tuple(ToolCall(c.function.name, c.function.arguments, c.id) for c in message.tool_calls or ())
     if message.role != "assistant" and calls:
@@ -76,22 +82,31 @@ def _message(message: wire.ChatMessage, index: int, request: wire.ChatRequest) -
     if message.content is None and not calls:
         raise InvalidRequest(f"content must be a string or array, not null ({param})", param=param)
     if isinstance(message.content, tuple):
-        parts = tuple(_part(part, f"{param}[{i}]", request) for i, part in enumerate(message.content))
+        parts = tuple(_part(part, f"{param}[{i}]", request, read) for i, part in enumerate(message.content))
     else:
         parts = (Text(message.content),) if message.content else ()
-    if message.role == "user" and not any(isinstance(part, Image) or part.text.strip() for part in parts):
+    if message.role == "user" and not any(not isinstance(part, Text) or part.text.strip() for part in parts):
         raise InvalidRequest(f"{param} is empty; send text, or a picture, or both", param=param)
-    if message.role not in ("user", "tool") and any(isinstance(part, Image) for part in parts):
+    if message.role not in ("user", "tool") and any(not isinstance(part, Text) for part in parts):
         raise InvalidRequest(f"{param} has a picture; pictures belong into user and tool messages", param=param)
     return Message(ROLES[message.role], parts, calls, message.reasoning_content)
 
 
-def _part(part: wire.Part, param: str, request: wire.ChatRequest) -> Text | Image:
-    if isinstance(part, wire.TextPart):
+def _part(part: wire_parts.Part, param: str, request: wire.ChatRequest, read: Read) -> Text | Image | Document | Video:
+    if isinstance(part, wire_parts.TextPart):
         return Text(part.text)
     least, most = part.min_pixels or request.min_pixels, part.max_pixels or request.max_pixels
-    if isinstance(part, wire.ImageUrlPart):
-        data = inline_bytes(part.image_url.url, f"{param}.image_url.url")
+    if isinstance(part, wire_parts.FilePart):
+        return _document(part, param, least, most, read)
+    if isinstance(part, wire_parts.VideoUrlPart | wire_parts.VideoPart):
+        if isinstance(part, wire_parts.VideoUrlPart):
+            video = clip(part.video_url.url, f"{param}.video_url.url", read)
+        else:
+            video = clip(part.video, f"{param}.video", read)
+        wishes = {name: getattr(part, name) for name in ("fps", "num_frames", "start", "end")}
+        return replace(video, **wishes, min_pixels=least, max_pixels=most)
+    if isinstance(part, wire_parts.ImageUrlPart):
+        data = read(part.image_url.url, f"{param}.image_url.url")
         if part.image_url.detail == "low":
             if least and least > LOW_DETAIL_PIXELS:
                 raise InvalidRequest(
@@ -100,13 +115,41 @@ def _part(part: wire.Part, param: str, request: wire.ChatRequest) -> Text | Imag
                 )
             most = min(most or LOW_DETAIL_PIXELS, LOW_DETAIL_PIXELS)
     else:
-        data = inline_bytes(part.image, f"{param}.image")
+        data = read(part.image, f"{param}.image")
     return Image(
         data,
         min_pixels=least,
         max_pixels=most,
         resized_height=part.resized_height,
         resized_width=part.resized_width,
+        param=param,
+    )
+
+
+def clip(sent: str | Sequence[str], param: str, read: Read) -> Video:
+    """A clip as one file or as its frames, with nothing asked of it yet."""
+    if isinstance(sent, str):
+        return Video(read(sent, param, "video"), param=param)
+    if not sent:
+        raise InvalidRequest(f"{param} is empty; send at least one frame, or the video as a string", param=param)
+    return Video(frames=tuple(read(frame, f"{param}[{index}]") for index, frame in enumerate(sent)), param=param)
+
+
+def _document(part: wire_parts.FilePart, param: str, least: int | None, most: int | None, read: Read) -> Document:
+    if part.file.file_id is not None:
+        raise UnsupportedField(
+            f"'file_id' is not supported in messages; send the PDF itself as 'file_data' ({param}.file)",
+            param=f"{param}.file.file_id",
+        )
+    if part.file.file_data is None:
+        raise MissingField(f"'{param}.file.file_data' is missing; it is required", param=f"{param}.file.file_data")
+    return Document(
+        read(part.file.file_data, f"{param}.file.file_data", "document"),
+        part.pages,
+        part.dpi,
+        part.password,
+        least,
+        most,
         param=param,
     )
 
@@ -242,13 +285,21 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What every body of one response says about itself. `created` in seconds since 1970."""
+    """What every body of one response says about itself. `created` in seconds since 1970.
+
+    The pictures and turns are known once the answers are open.
+    """
 
     request_id: str
     model: str
     created: int
-    pictures: tuple[PictureInfo, ...]
-    dropped_turns: int
+    pictures: tuple[PictureInfo, ...] = ()
+    dropped_turns: int = 0
+    videos: tuple[VideoInfo, ...] = ()
+
+    def of(self, answer: Answer) -> Caption:
+        """The same with what is known of an answer that is open."""
+        return replace(self, pictures=answer.pictures, videos=answer.videos, dropped_turns=answer.dropped_turns)
 
     @property
     def id(self) -> str:
@@ -315,10 +366,11 @@ def report(caption: Caption, usages: Sequence[Usage]) -> wire.Report:
         images=tuple(wire.Picture.model_validate(_sizes(picture)) for picture in caption.pictures),
         cached_images=len(caption.pictures) - max(u.encoded_images for u in usages),
         dropped_turns=caption.dropped_turns,
+        **videos(caption.videos),
     )
 
 
-def _sizes(picture: PictureInfo) -> dict[str, int]:
+def _sizes(picture: PictureInfo) -> dict[str, object]:
     (height, width), (resized_height, resized_width) = picture.original, picture.resized
     return {
         "height": height,
@@ -326,7 +378,14 @@ def _sizes(picture: PictureInfo) -> dict[str, int]:
         "resized_height": resized_height,
         "resized_width": resized_width,
         "tokens": picture.tokens,
+        **(_page(picture.page) if picture.page else {}),
     }
+
+
+def _page(page: PageInfo) -> dict[str, object]:
+    """What a page of a document says besides its sizes; nothing of cleaning where none was done."""
+    done = {"turned_degrees": page.turned, "denoised": page.denoised, "binarised": page.binarised}
+    return {"page": page.number, **{name: value for name, value in done.items() if value}}
 
 
 def estimate(model: str, found: Estimate, max_tokens: int) -> wire.Estimate:
@@ -335,7 +394,7 @@ def estimate(model: str, found: Estimate, max_tokens: int) -> wire.Estimate:
         object="estimate",
         model=model,
         prompt_tokens=found.prompt_tokens,
-        image_tokens=sum(picture.tokens for picture in found.pictures),
+        image_tokens=sum(p.tokens for p in found.pictures) + sum(v.tokens for v in found.videos),
         max_tokens=min(max_tokens, found.room),
         dropped_turns=found.dropped_turns,
         images=tuple(
@@ -345,6 +404,7 @@ def estimate(model: str, found: Estimate, max_tokens: int) -> wire.Estimate:
         seconds_to_first_token=None if found.first_token_s is None else round(found.first_token_s, 3),
         unmeasured=found.unmeasured,
         peak_memory_bytes=found.peak_bytes,
+        **videos(found.videos),
     )
 
 
@@ -362,6 +422,44 @@ def chunk(
     )
     return wire.ChatChunk(
         id=caption.id, object="chat.completion.chunk", created=caption.created, model=caption.model, choices=(choice,)
+    )
+
+
+def videos(infos: Sequence[VideoInfo]) -> dict[str, tuple[wire.Video, ...]]:
+    """The field `videos` of a report, where there is any."""
+    return {"videos": tuple(map(_video_report, infos))} if infos else {}
+
+
+def _video_report(info: VideoInfo) -> wire.Video:
+    (height, width), (resized_height, resized_width) = info.original, info.resized
+    return wire.Video(
+        width=width,
+        height=height,
+        resized_width=resized_width,
+        resized_height=resized_height,
+        tokens=info.tokens,
+        frames=len(info.times),
+        seconds=tuple(round(second, 3) for second in info.times),
+        timestamps=tuple(round(second, 1) for second in info.timestamps),
+        trimmed=info.trimmed,
+    )
+
+
+def progress(seen: Progress) -> wire.Progress:
+    """Where an answer is, as it goes over the wire."""
+    wait_s = None if seen.wait_s is None else round(seen.wait_s, 2)
+    return wire.Progress(stage=seen.stage, place=seen.place, wait_s=wait_s, done=seen.done, total=seen.total)
+
+
+def progress_chunk(caption: Caption, seen: Progress) -> wire.ChatChunk:
+    """A chunk that only says where the answer is; it has no choices, as the one with the usage."""
+    return wire.ChatChunk(
+        id=caption.id,
+        object="chat.completion.chunk",
+        created=caption.created,
+        model=caption.model,
+        choices=(),
+        sightline=wire.ProgressReport(progress=progress(seen)),
     )
 
 
@@ -393,5 +491,7 @@ def _logprobs(tokens: Iterable[TokenLogprob]) -> wire.Logprobs:
 
 
 def picture_bytes(asked: Conversation) -> list[int]:
-    """The encoded size of each picture, for the access log."""
-    return [len(part.data) for message in asked.messages for part in message.parts if isinstance(part, Image)]
+    """The encoded size of each picture, document and clip, for the access log."""
+    parts = [part for message in asked.messages for part in message.parts]
+    media = [part for part in parts if isinstance(part, Image | Document | Video)]
+    return [len(part.data) + sum(map(len, part.frames if isinstance(part, Video) else ())) for part in media]

@@ -14,10 +14,11 @@ import structlog
 import uvicorn
 
 from sightline.backends import Backend
-from sightline.errors import SightlineError
+from sightline.errors import DataFolderRefused, SightlineError
 from sightline.server.app import Service, create_app
 from sightline.settings import Settings
 
+CANNOT_START = 3  # exit code; also the command's own for a taken port
 PROGRESS_S = 1.0  # how often a change in loading progress is logged
 CLOSING_S = 5  # for the last bytes of finished answers to reach their readers
 
@@ -31,8 +32,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def serve(backend: Backend, settings: Settings, sock: socket.socket) -> int:
-    """Serve until a signal comes; returns the exit code: 0, 130 after an interrupt, 1 when the model cannot load."""
+    """Serve until a signal comes; returns the exit code: 0, 130 after an interrupt, 1 when the model cannot load.
+
+    3 says that the data folder is not for this server.
+    """
     app = create_app(backend, settings)
+    try:
+        await app.state.storage.prepare()
+    except DataFolderRefused as error:
+        log.error(error.message)
+        return CANNOT_START
     config = uvicorn.Config(
         app,
         http="h11",

@@ -14,10 +14,10 @@ from sightline import wire
 from sightline.backends import Answer
 from sightline.errors import SightlineError
 from sightline.server import openai
-from sightline.server.answers import ClientGone, disconnected, merged
-from sightline.server.refusals import safe
+from sightline.server.answers import ClientGone, Opening, disconnected, merged, watched
+from sightline.server.refusals import note, safe
 from sightline.server.tools import CallReader
-from sightline.types import Delta, Usage
+from sightline.types import Delta, Progress, Usage
 
 PING_S = 10.0  # proxies cut a silent connection, many of them after 60 s
 SEND_S = 60.0  # a reader who takes nothing for this long is gone
@@ -65,20 +65,22 @@ class EventStream(Response):
             try:
                 await self._send_events(send, gone)
             except SightlineError as error:
-                await self._send_error(send, error)
+                await self._send_error(scope, send, error)
             except Exception as error:
                 if isinstance(error, ClientGone):
                     raise
                 log.exception("a stream broke off", request_id=self.request_id)
-                await self._send_error(send, error)
+                await self._send_error(scope, send, error)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             gone.cancel()
             await self.events.aclose()
             await self.cleanup()
 
-    async def _send_error(self, send: Send, error: Exception) -> None:
-        await _send(send, self.error_event(safe(error, self.request_id), self.request_id))
+    async def _send_error(self, scope: Scope, send: Send, error: Exception) -> None:
+        said = safe(error, self.request_id)
+        note(said, scope)
+        await _send(send, self.error_event(said, self.request_id))
 
     async def _send_events(self, send: Send, gone: asyncio.Task[None]) -> None:
         step: asyncio.Task[str | None] | None = None
@@ -110,9 +112,11 @@ async def _send(send: Send, event: str) -> None:
 
 
 async def chat_events(
-    caption: openai.Caption, answers: Sequence[Answer], *, tools: bool, include_usage: bool, started: float
+    caption: openai.Caption, answers: Sequence[Answer] | Opening, *, tools: bool, include_usage: bool, started: float
 ) -> AsyncGenerator[str, None]:
     """The chunks of a chat answer, then `[DONE]`. `started` is the request's time.perf_counter().
+
+    Answers that are still being opened are those of a client that wants to be told how they get on.
 
     The chunk that finishes the last answer has our `sightline` object; usage, when asked for, has a chunk of its own.
     With `tools`, calls in the text are sent as such, each in one chunk when it is complete.
@@ -123,11 +127,21 @@ async def chat_events(
             chunk = chunk.model_copy(update={"usage": None})
         return f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
 
+    progress = isinstance(answers, Opening)
+    if isinstance(answers, Opening):
+        yield event(openai.progress_chunk(caption, Progress("decoding")))
+        answers = await answers.answers()
+        caption = caption.of(answers[0])
     usages, running = [Usage() for _ in answers], len(answers)
     readers = [CallReader(tools=tools) for _ in answers]
     for index in range(len(answers)):
         yield event(openai.chunk(caption, index, wire.ChunkDelta(role="assistant", content="")))
-    async for index, delta in merged(answers):
+    deltas = merged(answers)
+    async for found in watched(deltas, answers[0]) if progress else deltas:
+        if isinstance(found, Progress):
+            yield event(openai.progress_chunk(caption, found))
+            continue
+        index, delta = found
         for piece in _pieces(readers[index], delta):
             # Once each: the log-probabilities are those of the tokens, wherever their text ended up.
             logprobs = () if piece.tool_calls else delta.logprobs

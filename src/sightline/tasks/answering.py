@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sightline.backends import Answer
@@ -11,7 +11,7 @@ from sightline.errors import InternalError, InvalidRequest
 from sightline.tasks import confidence
 from sightline.tasks.catalogue import Task
 from sightline.tasks.repetition import goes_in_circles
-from sightline.types import TokenLogprob, Usage
+from sightline.types import TokenLogprob, Usage, VideoInfo
 from sightline.wire import read_json
 
 Stopped = Literal["end", "length", "repetition"]
@@ -21,7 +21,7 @@ Stopped = Literal["end", "length", "repetition"]
 class Result:
     """A finished answer. `data` and `fields`, the confidence in each value of it, are None unless it is whole JSON.
 
-    `experts` is None when the answer was stopped before the engine could count them.
+    `experts` is None when no answer was counted.
     """
 
     answer: str
@@ -32,6 +32,7 @@ class Result:
     input_tokens: int
     output_tokens: int
     experts: float | None
+    videos: tuple[VideoInfo, ...] = ()
 
 
 @dataclass(slots=True)
@@ -46,6 +47,16 @@ class Reading:
     _stopped: Stopped | None = None
     _usage: Usage | None = None
 
+    @property
+    def written(self) -> int:
+        """Tokens so far."""
+        return len(self._tokens)
+
+    @property
+    def so_far(self) -> float:
+        """The confidence in all tokens so far, brackets and keys included."""
+        return confidence.of_tokens(self._tokens)
+
     async def pieces(self) -> AsyncGenerator[str, None]:
         """The text as it comes. Closes the answer when it goes in circles; what was written until then stays."""
         async for delta in self.answer:
@@ -57,6 +68,7 @@ class Reading:
             elif delta.text and goes_in_circles(self._text):
                 self._stopped = "repetition"
                 await self.answer.aclose()
+                self._usage = replace(self.answer.usage, completion_tokens=self._written)
             if delta.text:
                 yield delta.text
             if self._stopped:
@@ -86,6 +98,7 @@ class Reading:
             input_tokens=self.answer.prompt_tokens,
             output_tokens=self._usage.completion_tokens if self._usage else self._written,
             experts=self._usage.experts if self._usage else None,
+            videos=self.answer.videos,
         )
 
     def _data(self) -> Any:

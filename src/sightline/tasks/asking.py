@@ -7,29 +7,35 @@ from dataclasses import replace
 
 from sightline.errors import InvalidRequest, MissingField
 from sightline.tasks.catalogue import Task
-from sightline.types import Conversation, Grammar, Image, Message, Sampling, Text
+from sightline.types import Conversation, Grammar, Image, Message, Sampling, Text, Video
 
 
-def conversation(task: Task, images: Sequence[Image], text: str) -> Conversation:
-    """The messages of one call: the pictures, then the question. Raises InvalidRequest naming `images` or `text`."""
-    most = task.max_images
-    if not images:
-        raise InvalidRequest(f"images is empty; task '{task.name}' needs a picture", param="images")
-    if most is not None and len(images) > most:
+def conversation(task: Task, media: Sequence[Image | Video], text: str) -> Conversation:
+    """The messages of one call: the pictures or clips, then the question.
+
+    Raises InvalidRequest naming `images`, `videos` or `text`.
+    """
+    field, one, most = (
+        ("videos", "video", task.max_videos) if task.max_videos else ("images", "picture", task.max_images)
+    )
+    if not media:
+        raise InvalidRequest(f"{field} is empty; task '{task.name}' needs a {one}", param=field)
+    if most is not None and len(media) > most:
         raise InvalidRequest(
-            f"images has {len(images)} pictures, task '{task.name}' takes {most}; call it for each",
-            param="images",
-            code="too_many_images",
+            f"{field} has {len(media)} {one}s, task '{task.name}' takes {most}; call it for each",
+            param=field,
+            code=f"too_many_{field}",
         )
     text = text.strip()
     question = task.template.replace("{}", text) if text else task.question
     if question is None:
         raise InvalidRequest(f"prompt is empty; task '{task.name}' needs 'text'", param="text")
-    user = Message("user", (*images, Text(question)))
-    return Conversation((_instructions(task), user) if task.role else (user,))
+    user = Message("user", (*media, Text(question)))
+    return Conversation((instructions(task), user) if task.role else (user,))
 
 
-def _instructions(task: Task) -> Message:
+def instructions(task: Task) -> Message:
+    """The system message of a task that has a role."""
     steps = [f"{number}. {step}" for number, step in enumerate(task.steps, 1)]
     return Message("system", (Text("\n".join([task.role, *steps])),))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sightline.errors import InvalidRequest, UnsupportedField
+from sightline.errors import InvalidRequest
 from sightline.types import PictureInfo
 
 
@@ -34,6 +34,8 @@ class Task:
     greedy: bool = True  # unless the caller sends a temperature; False: as the model's own defaults say
     max_tokens: int = 512
     max_images: int | None = None  # None: as many as the server takes
+    max_videos: int = 0  # a task that takes any is asked about clips, not about pictures
+    paged: bool = False  # asked of each page of a document, see documents.py
     refine: Callable[[Any, Sequence[PictureInfo]], Any] | None = None  # makes `data` of the parsed answer
 
     @property
@@ -97,6 +99,20 @@ _ALL = (
         max_images=1,
     ),
     Task("ocr", question="Read all the text.", max_tokens=2048, max_images=1),
+    Task("doc_analyze", question="Read all the text.", max_tokens=1024, paged=True),
+    Task(
+        "video_qa",
+        question="Describe what happens in the video.",
+        role="You watch a video and answer what is asked about it.",
+        steps=(
+            "Look at the frames in their order; the time of each pair of them stands before it, in seconds.",
+            "Find those that the question is about.",
+            "Answer from what they show, in the language of the question, and name the seconds where they matter.",
+            "Where the frames do not show it, say so.",
+        ),
+        greedy=False,
+        max_videos=1,
+    ),
     Task("extract", question="Extract as JSON.", callers_schema=True, max_tokens=2048),
     Task(
         "ground",
@@ -107,17 +123,30 @@ _ALL = (
         refine=in_pixels,
     ),
 )
+
+
+def merging(pages: Sequence[int]) -> Task:
+    """The question that puts the answers of these pages together."""
+    statement = _record(text=WORD, pages=_list({"enum": list(pages)}, minItems=1))
+    return Task(
+        "merging",
+        role="You put together what was found on the single pages of a document.",
+        steps=(
+            "Read the question, and below it what was found on each page.",
+            "Answer the question for the whole document, with nothing that was not found on a page.",
+            "Give with each statement the numbers of the pages it stands on.",
+            "Answer with JSON only: statements, each with its text and pages.",
+        ),
+        schema=json.dumps(_record(statements=_list(statement, minItems=1))),
+        max_tokens=1024,
+    )
+
+
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}
-NOT_YET: Mapping[str, str] = {"video_qa": "video", "doc_analyze": "PDF input"}
 
 
 def find(name: str) -> Task:
-    """The task of this name. Raises UnsupportedField for one that is planned, InvalidRequest for any other."""
-    if name in NOT_YET:
-        raise UnsupportedField(
-            f"task '{name}' needs {NOT_YET[name]}, which is not supported yet; use one of {', '.join(TASKS)}",
-            param="task",
-        )
+    """The task of this name. Raises InvalidRequest when there is none."""
     if name not in TASKS:
         raise InvalidRequest(f"task is {name[:80]!r}; known are {', '.join(TASKS)}", param="task")
     return TASKS[name]

@@ -1,0 +1,151 @@
+"""The OpenAPI document says what the server does: every route, as the code is now, with examples that are answered."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import httpx2
+import jsonschema_rs
+import pytest
+from starlette.routing import Route
+
+from fake_backend import FakeBackend
+from sightline.server import describe
+from sightline.server.app import create_app
+from sightline.server.bodies import FORM, JSON
+from sightline.server.operations import BATCH_ID, EVENTS, FILE_ID, OPERATIONS
+from sightline.settings import Settings
+
+FILE = Path(__file__).parents[2] / "docs" / "openapi.json"
+DOCUMENT = describe.document()
+EXAMPLES = [
+    (route, kind, name)
+    for route, operation in OPERATIONS.items()
+    for kind in operation.takes
+    for name in operation.examples[kind]
+]
+WITHOUT_BODY = [route for route, operation in OPERATIONS.items() if not operation.takes]
+
+
+def satisfies(value, schema):
+    """Raises what is wrong with a value for a schema of the document."""
+    jsonschema_rs.validate(schema | {"components": DOCUMENT["components"]}, value)
+
+
+def answered(reply, route):
+    """Checks a reply against the first answer the route promises."""
+    method, path = route.split()
+    status, promised = next(iter(DOCUMENT["paths"][path][method.lower()]["responses"].items()))
+    assert reply.status_code == int(status), reply.text
+    kind = reply.headers["content-type"].removesuffix("; charset=utf-8")
+    (content,) = (about for name, about in promised["content"].items() if name.startswith(kind))
+    if kind == JSON:
+        satisfies(reply.json(), content["schema"])
+    if kind == EVENTS:
+        for event in reply.text.split("\n\n")[:-1]:
+            known_event(dict(line.split(": ", 1) for line in event.split("\n")), content["itemSchema"]["anyOf"])
+    return kind
+
+
+def known_event(event, kinds):
+    """Checks an event, JSON in its data included, which validators do not look into."""
+    (kind,) = (each["properties"] for each in kinds if promises(each["properties"], event))
+    if "contentSchema" in kind["data"]:
+        satisfies(json.loads(event["data"]), kind["data"]["contentSchema"])
+
+
+def promises(kind, event):
+    is_json = event["data"].startswith("{")
+    return (kind.get("event", {}).get("const"), "contentSchema" in kind["data"]) == (event.get("event"), is_json)
+
+
+def test_the_committed_document_is_the_one_that_the_code_makes():
+    assert FILE.read_text(encoding="utf-8") == describe.text(DOCUMENT), "renew it: make openapi"
+
+
+def test_every_route_is_described_and_no_other():
+    routes = [route for route in create_app(FakeBackend(), Settings()).routes if isinstance(route, Route)]
+    served = {
+        f"{method} {re.sub(r':[a-z]+}', '}', route.path)}"
+        for route in routes
+        if getattr(route, "include_in_schema", True)
+        for method in route.methods - {"HEAD"}
+    }
+    assert served == set(OPERATIONS)
+
+
+def test_every_route_says_what_it_is_for_and_has_an_example():
+    for route, operation in OPERATIONS.items():
+        assert operation.summary, route
+        assert operation.description, route
+        assert all(operation.examples[kind] for kind in operation.takes), route
+        assert all("example" in parameter for parameter in operation.parameters.values()), route
+        assert set(operation.parameters) >= set(re.findall(r"{(\w+)}", route)), route
+
+
+def test_all_schemas_are_schemas_and_all_examples_satisfy_theirs():
+    for schema in DOCUMENT["components"]["schemas"].values():
+        jsonschema_rs.meta.validate(schema)
+    for route, kind, name in EXAMPLES:
+        method, path = route.split()
+        content = DOCUMENT["paths"][path][method.lower()]["requestBody"]["content"][kind]
+        satisfies(OPERATIONS[route].examples[kind][name], content["schema"])
+
+
+def test_nothing_in_the_document_leads_elsewhere():
+    assert re.findall(r"https?://[^\"]*", describe.text(DOCUMENT)) == []
+
+
+def test_a_server_under_a_base_path_says_so():
+    assert describe.document("/qwen-vl")["servers"][0] == {"url": "/qwen-vl"}
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with httpx2.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def ids(client):
+    """Ids of a new file and a new batch, for those in the examples."""
+    (form,) = OPERATIONS["POST /v1/files"].examples[FORM].values()
+    (asked,) = OPERATIONS["POST /v1/batches"].examples[JSON].values()
+    lines = {"file": ("questions.jsonl", base64.b64decode(form["file"]))}
+    file, read = (client.post("/v1/files", files=lines, data={"purpose": "batch"}).json()["id"] for _ in range(2))
+    batch = client.post("/v1/batches", json=asked | {"input_file_id": read}).json()["id"]
+    return {FILE_ID: file, BATCH_ID: batch}
+
+
+@pytest.mark.parametrize("route", WITHOUT_BODY)
+def test_a_route_without_a_body_answers_as_described(client, route, ids):
+    method, path = route.split()
+    query = {}
+    for name, about in OPERATIONS[route].parameters.items():
+        value = ids.get(about["example"], about["example"])
+        path = path.replace(f"{{{name}}}", str(value))
+        query |= {name: value} if about["in"] == "query" else {}
+    answered(client.request(method, path, params=query), route)
+
+
+@pytest.mark.parametrize(("route", "kind", "name"), EXAMPLES)
+def test_an_example_is_answered_as_described(client, route, kind, name, ids):
+    method, path = route.split()
+    body = OPERATIONS[route].examples[kind][name]
+    body = body | {key: ids[value] for key, value in body.items() if value in (FILE_ID, BATCH_ID)}
+    reply = client.request(method, path, **(as_form(body) if kind == FORM else {"json": body}))
+    assert answered(reply, route) == (EVENTS if path.endswith("_stream") or body.get("stream") else JSON)
+
+
+def as_form(body):
+    """What stands as base64 in an example of a form goes as a file."""
+    texts = {name: value for name, value in body.items() if name not in ("image", "file")}
+    encoded = [
+        (name, each) for name in body.keys() - texts for each in ([body[name]] if name == "file" else body[name])
+    ]
+    return {"data": texts, "files": [(name, ("file", base64.b64decode(each))) for name, each in encoded]}
+
+
+def test_the_server_serves_the_document(client):
+    assert client.get("/openapi.json").json() == DOCUMENT

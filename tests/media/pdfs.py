@@ -1,0 +1,87 @@
+"""Makes PDFs for the tests, byte by byte or of pictures. Knows none of our code."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import PIL.Image
+
+RECEIPTS = Path(__file__).parents[1] / "golden" / "samples" / "receipts"
+
+
+def pdf(objects: Mapping[int, bytes], trailer: bytes = b"") -> bytes:
+    """A file of these objects; number 1 is its catalogue."""
+    file, places = io.BytesIO(), {}
+    file.write(b"%PDF-1.7\n")
+    for number, body in sorted(objects.items()):
+        places[number] = file.tell()
+        file.write(b"%d 0 obj\n" % number + body + b"\nendobj\n")
+    start, size = file.tell(), max(objects) + 1
+    file.write(b"xref\n0 %d\n0000000000 65535 f \n" % size)
+    file.writelines(b"%010d 00000 n \n" % places[number] for number in range(1, size))
+    file.write(b"trailer\n<< /Size %d /Root 1 0 R %s >>\nstartxref\n%d\n%%%%EOF\n" % (size, trailer, start))
+    return file.getvalue()
+
+
+def stream(data: bytes, entries: bytes = b"") -> bytes:
+    return b"<< /Length %d %s >>\nstream\n" % (len(data), entries) + data + b"\nendstream"
+
+
+def one_page(
+    content: bytes = b"0 0 m 100 100 l S",
+    *,
+    box: bytes = b"[0 0 200 300]",
+    filters: bytes = b"",
+    resources: bytes = b"",
+    page: bytes = b"",
+    catalogue: bytes = b"",
+    more: Mapping[int, bytes] | None = None,
+) -> bytes:
+    """A PDF with one page; `page` and `catalogue` are further entries of theirs, `more` objects from number 5 on."""
+    return pdf(
+        {
+            1: b"<< /Type /Catalog /Pages 2 0 R %s >>" % catalogue,
+            2: b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            3: b"<< /Type /Page /Parent 2 0 R /MediaBox %s /Contents 4 0 R /Resources << %s >> %s >>"
+            % (box, resources, page),
+            4: stream(content, filters),
+            **(more or {}),
+        }
+    )
+
+
+def pages(count: int, *damaged: int) -> bytes:
+    """So many pages, 100 points wide and their number higher than 100; the `damaged` ones are no pages."""
+    kids = b" ".join(b"%d 0 R" % (number + 2) for number in range(1, count + 1))
+    bodies = {
+        number + 2: b"(no page)"
+        if number in damaged
+        else b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 100 %d] >>" % (100 + number)
+        for number in range(1, count + 1)
+    }
+    tree = b"<< /Type /Pages /Kids [%s] /Count %d >>" % (kids, count)
+    return pdf({1: b"<< /Type /Catalog /Pages 2 0 R >>", 2: tree, **bodies})
+
+
+def inflating(size: int, filters: int = 1) -> tuple[bytes, bytes]:
+    """A stream that grows to `size` spaces when inflated so many times, and its /Filter."""
+    data = b" " * size
+    for _ in range(filters):
+        data = zlib.compress(data, 9)
+    return data, b"/Filter [%s]" % (b" /FlateDecode" * filters)
+
+
+def of_pictures(pictures: Sequence[PIL.Image.Image], dpi: float = 144) -> bytes:
+    """A page for each picture, as a scanner writes them."""
+    file = io.BytesIO()
+    first, *rest = (picture.convert("RGB") for picture in pictures)
+    first.save(file, "PDF", save_all=True, append_images=rest, resolution=dpi, quality=95)
+    return file.getvalue()
+
+
+def receipts(count: int) -> bytes:
+    """The first receipts of the samples, one on each page; their totals are in totals.json beside them."""
+    return of_pictures([PIL.Image.open(RECEIPTS / f"{number}.png") for number in range(1, count + 1)])

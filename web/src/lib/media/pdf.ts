@@ -1,0 +1,41 @@
+// Opens PDFs to show their pages. Loaded only when a PDF is there; knows pdf.js, which nothing else does.
+import * as pdfjs from 'pdfjs-dist/legacy/build/pdf.mjs';
+import workerUrl from 'pdfjs-dist/legacy/build/pdf.worker.min.mjs?url';
+
+pdfjs.GlobalWorkerOptions.workerSrc = workerUrl;
+
+export interface Pdf {
+  pages: number;
+  /** A page as a picture whose long side is `side` pixels. */
+  draw(page: number, side: number): Promise<HTMLCanvasElement>;
+  close(): void;
+}
+
+/** Raises when the file is no PDF, damaged, or locked. */
+export async function open(file: Blob): Promise<Pdf> {
+  const at = (path: string) => new URL(path, document.baseURI).href;
+  const document_ = await pdfjs.getDocument({
+    data: new Uint8Array(await file.arrayBuffer()),
+    cMapUrl: at('pdf/cmaps/'),
+    standardFontDataUrl: at('pdf/standard_fonts/'),
+    isEvalSupported: false,
+    enableXfa: false,
+  }).promise;
+  return {
+    pages: document_.numPages,
+    async draw(number, side) {
+      const page = await document_.getPage(number);
+      const natural = page.getViewport({ scale: 1 });
+      const viewport = page.getViewport({ scale: side / Math.max(natural.width, natural.height) });
+      const canvas = document.createElement('canvas');
+      canvas.width = Math.ceil(viewport.width);
+      canvas.height = Math.ceil(viewport.height);
+      await page.render({ canvas, viewport }).promise;
+      page.cleanup();
+      return canvas;
+    },
+    close() {
+      void document_.destroy();
+    },
+  };
+}
