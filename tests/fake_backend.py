@@ -90,7 +90,9 @@ class FakeBackend:
         self.state: State = "ready"
         self.detail = ""
         self.progress = "reading"
-        self.stats: EngineStats | None = EngineStats(kv_blocks=100, kv_blocks_in_use=7, kv_blocks_kept=5, preemptions=1)
+        self.stats: EngineStats | None = EngineStats(
+            kv_blocks=100, kv_blocks_in_use=7, kv_blocks_kept=5, preemptions=1, drafted=9, accepted=4
+        )
         self.failure: SightlineError | None = None
         self.answers: list[FakeAnswer] = []
         self.asking = asyncio.Event()  # `generate` was called

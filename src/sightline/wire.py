@@ -18,8 +18,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sightline.errors import InvalidRequest, MissingField, SightlineError, UnsupportedField
-from sightline.strict_json import read_json as read_json  # noqa: PLC0414
-from sightline.strict_json import shown as shown  # noqa: PLC0414
+from sightline.strict_json import shown
 from sightline.wire_parts import Content, Pixels
 from sightline.wire_parts import PageChoice as PageChoice  # noqa: PLC0414
 from sightline.wire_parts import TextPart as TextPart  # noqa: PLC0414

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from sightline.errors import InvalidRequest, UnsupportedField
-from sightline.wire import Wire, field_path, field_refusal, shown
+from sightline.strict_json import shown
+from sightline.wire import Wire, field_path, field_refusal
 
 HOUR_S, DAY_S = 3600, 86400
 WINDOW_S = DAY_S

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from sightline.errors import InvalidRequest, MissingField, UnsupportedField
-from sightline.wire import TextPart, Wire, field_path, field_refusal, shown
+from sightline.strict_json import shown
+from sightline.wire import TextPart, Wire, field_path, field_refusal
 
 MAX_INPUTS = 128
 

@@ -46,7 +46,7 @@ class Recent(Wire):
 
 
 class Totals(Wire):
-    """Since the start, of answers that ended by themselves; `refused` counts requests."""
+    """Since the start, of answers that ended with at least one token; `refused` counts requests."""
 
     answers: int
     refused: int

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from sightline.errors import InvalidRequest, MissingField, UnsupportedField
-from sightline.wire import Video, Wire, field_path, field_refusal, shown
+from sightline.strict_json import shown
+from sightline.wire import Video, Wire, field_path, field_refusal
 from sightline.wire_parts import FileOrFrames
 
 

@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 
 from media.clips import clip
+from media.pdfs import receipts
 
 ROOT = Path(__file__).parents[2]
 RECEIPT = ROOT / "tests" / "golden" / "samples" / "receipt_1.png"
@@ -47,6 +48,16 @@ def test_curl_streams_an_answer(server):
     events = run(server, "bash", ROOT / "examples" / "stream.sh", RECEIPT, "What is the total?")
     assert events.endswith("data: [DONE]\n\n")
     assert '"content":"3"' in events
+
+
+def test_a_pdf_is_read_page_by_page(server, tmp_path):
+    (tmp_path / "receipts.pdf").write_bytes(receipts(3))
+    asked = (tmp_path / "receipts.pdf", "What is the total amount?", "1,3")
+    environment = os.environ | {"SIGHTLINE_URL": server.url}
+    command = [sys.executable, ROOT / "examples" / "read_pdf.py", *asked]
+    lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert lines[:2] == ["page 1 (1 of 2): 41.54", "page 3 (2 of 2): 41.77"]
+    assert lines[2:] == ["41.54 [p. 1]", "41.77 [p. 3]"]
 
 
 def test_openai_python_asks_about_a_clip(server, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -106,6 +107,19 @@ def test_an_empty_file_is_refused(workers):
         workers.decode_now(Image(b""), MODEL)
 
 
+@pytest.mark.row("I05")
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        (b"%PDF-1.7\n", "a PDF, not a picture; send it as a 'file' part, or in 'documents'"),
+        (b"\0\0\0\x18ftypmp42" + bytes(40), "a video, not a picture; send it as a 'video_url' part, or in 'videos'"),
+    ],
+)
+def test_a_document_or_a_video_is_told_where_it_belongs(data: bytes, place: str):
+    with pytest.raises(InvalidImage, match=re.escape(f"Invalid image data: cannot decode image (this is {place})")):
+        worker.decode(data, MODEL, 10**8, 2**30)
+
+
 @pytest.mark.row("I05", "I20")
 @pytest.mark.parametrize(
     ("data", "what"),
@@ -115,7 +129,6 @@ def test_an_empty_file_is_refused(workers):
         (b"<?xml version='1.0'?><!DOCTYPE svg [<!ENTITY x SYSTEM 'file:///x'>]><svg>&x;</svg>", "an SVG drawing"),
         (b"PK\3\4" + bytes(40), "a ZIP archive"),
         (b"\x7fELF" + bytes(40), "a program"),
-        (b"%PDF-1.7\n", "a PDF"),
         (encoded(PIL.Image.new("RGB", (8, 8)), "TIFF"), "a TIFF file"),
         (encoded(PIL.Image.new("RGB", (16, 16)), "ICO"), "an icon file"),
         (encoded(PIL.Image.new("RGB", (8, 8)), "EPS"), "a PostScript file"),

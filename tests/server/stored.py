@@ -4,6 +4,9 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 
+import alembic.command  # noqa: F401  # here, and not while a test waits for an answer
+
+import sightline.store.store  # noqa: F401
 from asgi import get, post
 from fake_backend import FakeBackend
 from sightline.server.app import create_app

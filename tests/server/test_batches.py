@@ -179,6 +179,8 @@ async def test_a_batch_whose_window_is_over_expires(tmp_path):
         batch = await until(app, batch, "expired")
         assert batch["request_counts"] == {"total": 2, "completed": 0, "failed": 2}
         assert {r["error"]["code"] for r in await rows(app, batch["error_file_id"])} == {"batch_expired"}
+        while len(backend.answers) < 2:  # the queue went on
+            await get(app, "/v1/batches").end()
 
 
 async def test_one_line_at_a_time_runs_beside_live_questions(tmp_path):

@@ -1,19 +1,21 @@
 """What the house says of itself: /v1/status for people, /metrics for Prometheus."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+import fake_backend
 from asgi import get, post
 from fake_backend import FakeBackend
 from sightline.errors import InvalidImage, Overloaded
 from sightline.server.app import create_app
 from sightline.settings import Settings
-from sightline.types import Delta, Progress, Usage
+from sightline.types import Delta, Progress
 
 pytestmark = pytest.mark.anyio
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
-USAGE = Usage(prompt_tokens=10, image_tokens=4, cached_tokens=3, completion_tokens=3, decode_ms=100, encoded_images=0)
+USAGE = replace(fake_backend.USAGE, completion_tokens=3, decode_ms=100)
 ANSWER = (Delta("a", (1,)), Delta("b", (2,)), Delta("c", (3,), finish="stop", usage=USAGE))
 
 
@@ -76,7 +78,9 @@ async def test_a_refused_question_and_one_whose_client_left_are_struck_out():
     running.leave()
     await running.end()
     assert (await status(app))["requests"] == []
-    assert (await figures(app))['sightline_answers_total{finish="cancelled",task="chat"}'] == 1
+    found = await figures(app)
+    assert found['sightline_answers_total{finish="cancelled",task="chat"}'] == 1
+    assert found["sightline_completion_tokens_total"] == 2  # what was written until then was paid for
 
 
 async def test_totals_and_rates_come_from_the_answers_themselves():
@@ -90,9 +94,9 @@ async def test_totals_and_rates_come_from_the_answers_themselves():
         "prompt_tokens": 30,
         "cached_tokens": 9,
         "image_tokens": 12,
-        "completion_tokens": 9,
+        "completion_tokens": 6,
         "pictures": 3,
-        "pictures_cached": 3,
+        "pictures_cached": 0,
     }
     assert found["recent"]["answers"] == 3
     assert found["recent"]["tokens_per_s"] == 20  # two tokens after the first in 100 ms
@@ -114,6 +118,7 @@ async def test_metrics_count_requests_answers_and_tokens():
     assert found['sightline_request_seconds_count{route="/infer"}'] == 1
     assert (found["sightline_running"], found["sightline_waiting"], found["sightline_ready"]) == (0, 0, 1)
     assert (found["sightline_kv_blocks_used"], found["sightline_preemptions_total"]) == (7, 1)
+    assert (found["sightline_guessed_tokens_total"], found["sightline_guessed_tokens_right_total"]) == (9, 4)
     assert found["process_resident_memory_bytes"] > 1 << 20
 
 

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { problemOf, readEvent, Refused, tokensPerSecond } from '$lib/api/read';
+import { troubleOf } from '$lib/problems';
 import type { Answer } from '$lib/types';
 
 const blank = (): Answer => ({ model: null, state: 'waiting', text: '', pieces: 0, startedAt: 0 });
@@ -100,4 +101,18 @@ test('a refusal names its request and when to come back', () => {
 
 test('a refusal that is no JSON still has a status', () => {
   expect(problemOf(null, 502)).toMatchObject({ message: '', code: '502', status: 502 });
+});
+
+test('refusals are sorted into what a person can do about them', () => {
+  const sorted = (code: string, status: number) => troubleOf({ code, status });
+  expect(sorted('server_overloaded', 503)).toBe('busy');
+  expect(sorted('2001', 503)).toBe('busy');
+  expect(sorted('document_too_large', 413)).toBe('size');
+  expect(sorted('image_parse_error', 400)).toBe('picture');
+  expect(sorted('document_password_required', 400)).toBe('document');
+  expect(sorted('', 401)).toBe('key');
+  expect(sorted('insufficient_quota', 429)).toBe('limit');
+  expect(sorted('502', 502)).toBe('fault');
+  expect(sorted('invalid_value', 400)).toBe('asked');
+  expect(sorted('connection_lost', 0)).toBe('lost');
 });

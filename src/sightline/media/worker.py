@@ -24,6 +24,10 @@ from sightline.media.images import ResizeRule, fit
 
 UNREADABLE: Final = "Invalid image data: cannot decode image"
 SUPPORTED: Final = "send JPEG, PNG, WebP, BMP, GIF or HEIC"
+ELSEWHERE: Final = {  # what has a place of its own: in a chat, in a task
+    "a video": "not a picture; send it as a 'video_url' part, or in 'videos'",
+    "a PDF": "not a picture; send it as a 'file' part, or in 'documents'",
+}
 ORIENTATION: Final = 0x0112  # EXIF tag
 UPRIGHT: Final = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -146,7 +150,8 @@ def _picture_format(data: bytes) -> str:
             raise UnsupportedImage(f"{UNREADABLE} (this is {what}, which is not supported; {SUPPORTED})")
     for what, offset, magic in OTHER_FILES:
         if data.startswith(magic, offset):
-            raise UnknownImageFormat(f"{UNREADABLE} (this is {what}, which is not supported; {SUPPORTED})")
+            way_out = ELSEWHERE.get(what, f"which is not supported; {SUPPORTED}")
+            raise UnknownImageFormat(f"{UNREADABLE} (this is {what}, {way_out})")
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<svg" in start:
         raise UnsupportedImage(f"{UNREADABLE} (this is an SVG drawing, which is not supported; {SUPPORTED})")

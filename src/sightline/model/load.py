@@ -26,6 +26,7 @@ from sightline.settings import EngineSettings
 
 _RELEASE_EVERY_S = 0.05
 _WARM_MOE_TOKENS = 512
+_WARM_STEPS = (16, 8, 4, 2, 1)  # rows of the steps that write answers: several of them, or one with guesses
 _KV_SHARE = 4  # by default the KV pools may grow to this part (1/n) of the memory free after loading
 _KV_MOST = 4 << 30
 
@@ -102,13 +103,13 @@ def _check_control_tokens(config: ModelConfig, tokenizer: Tokenizer, folder: Pat
 
 
 def _warm_language(language: LanguageModel) -> None:
-    """Run one prompt chunk and one decode step: the first run of each shape repacks weights and makes kernels.
+    """Run one prompt chunk and the steps of writing: the first run of each shape repacks weights and makes kernels.
 
     Experts are repacked when first chosen, so a mixture reads enough different tokens to choose nearly all of them.
     """
     longest = _WARM_MOE_TOKENS if language.config.experts else language.block
     language.allocate(1 + longest // language.block)
-    for count in (longest, 1):
+    for count in (longest, *_WARM_STEPS):
         ids = np.linspace(0, language.config.vocab - 1, count, dtype=np.int32)
         positions, _ = token_positions(count, ())
         blocks = range(1, 1 + longest // language.block)

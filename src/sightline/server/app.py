@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
-from sightline import __version__, wire, wire_tasks
+from sightline import __version__, strict_json, wire, wire_tasks
 from sightline.backends import Backend
 from sightline.errors import (
     InternalError,
@@ -74,6 +74,7 @@ def create_app(
         await backend.start()
         work.start()
         yield
+        work.stop()
         await backend.close(0)
         await work.close()
         await storage.close()
@@ -220,7 +221,7 @@ class Service:
         self.admit()
         bodies.content_kind(request, bodies.JSON)
         raw = await bodies.whole(request, int(self.settings.max_body_mb * MIB))
-        asked = wire_tasks.parse_task(wire.read_json(raw))
+        asked = wire_tasks.parse_task(strict_json.read_json(raw))
         if find(asked.task).paged:
             return await self._analyze(request, asked, stream, started)
         task, conversation, sampling = await while_connected(request.receive, self.task_meant(asked))
@@ -288,7 +289,7 @@ class Service:
         """The request, from JSON or from a form, and the pictures of the form."""
         limit = int(self.settings.max_body_mb * MIB)
         if bodies.content_kind(request, bodies.JSON, bodies.FORM) == bodies.JSON:
-            return wire.parse_chat(wire.read_json(await bodies.whole(request, limit))), ()
+            return wire.parse_chat(strict_json.read_json(await bodies.whole(request, limit))), ()
         parts = await read_form(bodies.chunks(request, limit), request.headers["content-type"])
         body, pictures = chat_body(parts)
         return wire.parse_chat(body), pictures
@@ -306,7 +307,7 @@ class Service:
         served = self.backend.model_id, *self.backend.aliases
         if name is not None and name.lower() not in [known.lower() for known in served]:
             raise ModelNotFound(
-                f"model {wire.shown(name)} is not served here; '{self.backend.model_id}' is", param="model"
+                f"model {strict_json.shown(name)} is not served here; '{self.backend.model_id}' is", param="model"
             )
 
     def _model(self) -> wire.Model:
@@ -337,7 +338,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 def _from_framework(request: Request, error: HTTPException) -> SightlineError:
-    where = f"{request.method} {wire.shown(request.url.path)}"
+    where = f"{request.method} {strict_json.shown(request.url.path)}"
     if error.status_code == 404:
         return NotFound(f"{where} is not an address of this server; see /v1/models, /v1/chat/completions and /infer")
     if error.status_code == 405:

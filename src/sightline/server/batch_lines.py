@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sightline import wire, wire_batch
+from sightline import strict_json, wire_batch
 from sightline.errors import ContentTooLarge, InvalidRequest, SightlineError
 from sightline.store.records import LineResult, NewLine
 
@@ -41,7 +41,7 @@ def read_lines(path: Path, endpoint: str, max_line_bytes: int) -> list[NewLine]:
                 raise ContentTooLarge(
                     f"it has {size} bytes, the limit is {max_line_bytes}; send smaller or fewer pictures"
                 )
-            value = wire.read_json(raw)
+            value = strict_json.read_json(raw)
             name = wire_batch.custom_id(value)
             question = wire_batch.parse_question(value, endpoint)
             if question.custom_id in first_use:

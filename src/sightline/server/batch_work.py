@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from sightline import wire, wire_batch
+from sightline import strict_json, wire_batch
 from sightline.errors import (
     InvalidRequest,
     NotFound,
@@ -43,7 +43,7 @@ class AnswerLine(Protocol):
 
 
 class BatchWork:
-    """`start` it in the running loop, `wake` it when the queue changed, `close` it."""
+    """`start` it in the running loop, `wake` it when the queue changed; `stop` it before the backend, then `close`."""
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class BatchWork:
         self._changed = asyncio.Event()
         self._running: dict[asyncio.Task[None], Lease] = {}
         self._loop: asyncio.Task[None] | None = None
+        self._beginning: asyncio.Task[bool] | None = None
         self._not_before = 0.0  # no line is asked earlier, in the loop's time
         self._stopping = False
 
@@ -72,12 +73,17 @@ class BatchWork:
     def wake(self) -> None:
         self._changed.set()
 
-    async def close(self) -> None:
-        """Stop. Lines that were not answered go back into the queue."""
+    def stop(self) -> None:
+        """Begin no more lines. Those that run may go on until `close`."""
         self._stopping = True
         if self._loop:
             self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop. Lines that were not answered go back into the queue."""
+        self.stop()
+        under_way = [task for task in (self._loop, self._beginning) if task]
+        await asyncio.gather(*under_way, return_exceptions=True)
         if self._running:
             await asyncio.wait(self._running, timeout=CLOSING_S)
         await self._stop_lines(None)
@@ -124,13 +130,22 @@ class BatchWork:
         if wait_s > 0:
             return [wait_s]
         while len(self._running) < self._lines_at_once:
-            lease = await self._storage.call(lambda store: store.batches.lease(self._owner, LEASE_S))
-            if lease is None:
+            self._beginning = asyncio.create_task(self._begin_line())
+            if not await asyncio.shield(self._beginning):  # a lease that was taken must find its holder
                 break
-            task = asyncio.create_task(self._line(lease))
-            self._running[task] = lease
-            task.add_done_callback(self._line_ended)
         return []
+
+    async def _begin_line(self) -> bool:
+        lease = await self._storage.call(lambda store: store.batches.lease(self._owner, LEASE_S))
+        if lease is None:
+            return False
+        if self._stopping:
+            await self._give_back(lease)
+            return False
+        task = asyncio.create_task(self._line(lease))
+        self._running[task] = lease
+        task.add_done_callback(self._line_ended)
+        return True
 
     def _line_ended(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
@@ -192,7 +207,7 @@ class BatchWork:
             raw = await self._storage.call(
                 lambda store: store.files.piece(lease.input_file_id, lease.offset, lease.size)
             )
-            question = wire_batch.parse_question(wire.read_json(raw), lease.endpoint)
+            question = wire_batch.parse_question(strict_json.read_json(raw), lease.endpoint)
         except InvalidRequest as error:  # somebody changed the file behind our back
             return refused(lease.custom_id, wire_batch.LineError(code=str(error.error_code), message=error.message))
         return answered(lease.custom_id, await self._answer(lease.endpoint, question.body, request_id))

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
-from sightline import wire, wire_batch
+from sightline import strict_json, wire_batch
 from sightline.server import bodies
 from sightline.server.batch_work import BatchWork
 from sightline.server.files import page_asked, shown
@@ -38,7 +38,7 @@ class BatchesApi:
     async def create(self, request: Request) -> Response:
         """POST /v1/batches: what this answers with will be finished, whatever becomes of the process."""
         bodies.content_kind(request, bodies.JSON)
-        asked = wire_batch.parse_batch(wire.read_json(await bodies.whole(request, MAX_BODY)))
+        asked = wire_batch.parse_batch(strict_json.read_json(await bodies.whole(request, MAX_BODY)))
         expires = asked.output_expires_after
         batch = await self._storage.call(
             lambda store: store.batches.create(

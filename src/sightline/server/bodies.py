@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 
-from sightline import wire
+from sightline import strict_json
 from sightline.errors import ContentTooLarge, UnsupportedMediaType
 
 JSON = "application/json"
@@ -17,10 +17,10 @@ def content_kind(request: Request, *known: str) -> str:
     """The content type without its parameters, one of `known`. Raises UnsupportedMediaType naming them."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in known:
-        raise UnsupportedMediaType(f"the content type is {wire.shown(kind)}; send {' or '.join(known)}")
+        raise UnsupportedMediaType(f"the content type is {strict_json.shown(kind)}; send {' or '.join(known)}")
     coding = request.headers.get("content-encoding", "identity").lower()
     if coding != "identity":
-        raise UnsupportedMediaType(f"the content encoding is {wire.shown(coding)}; send the body uncompressed")
+        raise UnsupportedMediaType(f"the content encoding is {strict_json.shown(coding)}; send the body uncompressed")
     return kind
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import FileResponse, Response
 
-from sightline import wire, wire_batch
+from sightline import strict_json, wire, wire_batch
 from sightline.errors import InvalidRequest, MissingField, StorageUnavailable
 from sightline.server import bodies
 from sightline.server.form import Part, read_upload
@@ -65,7 +65,7 @@ class FilesApi:
         asked = request.query_params
         order = asked.get("order", "desc")
         if order not in ("asc", "desc"):
-            raise InvalidRequest(f"order is {wire.shown(order)}; send asc or desc", param="order")
+            raise InvalidRequest(f"order is {strict_json.shown(order)}; send asc or desc", param="order")
         after, limit = page_asked(request, MAX_PAGE, MAX_PAGE)
         found, more = await self._storage.call(
             lambda store: store.files.page(
@@ -101,7 +101,7 @@ def page_asked(request: Request, default: int, most: int) -> tuple[str | None, i
     """`after` and `limit` of a list. Raises InvalidRequest for a limit that is none."""
     limit = request.query_params.get("limit", str(default))
     if not limit.isdecimal() or not 1 <= int(limit[:9]) <= most:
-        raise InvalidRequest(f"limit is {wire.shown(limit)}; send 1 to {most}", param="limit")
+        raise InvalidRequest(f"limit is {strict_json.shown(limit)}; send 1 to {most}", param="limit")
     return request.query_params.get("after"), int(limit)
 
 
@@ -121,7 +121,7 @@ def _described(parts: Sequence[Part]) -> tuple[str, str, int]:
         raise MissingField("'purpose' is missing; send the form field purpose=batch", param="purpose")
     if purpose != PURPOSES[0]:
         raise InvalidRequest(
-            f"purpose is {wire.shown(purpose)}; only '{PURPOSES[0]}' is served here, other files travel in requests",
+            f"purpose is {strict_json.shown(purpose)}; only '{PURPOSES[0]}' is served here, others travel in requests",
             param="purpose",
         )
     # Browsers of old sent whole paths. The name is shown and never used as one.

@@ -16,6 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from sightline import wire
 from sightline.errors import ContentTooLarge, InvalidRequest
+from sightline.strict_json import read_json, shown
 
 MAX_PARTS = 1000
 MAX_TEXT_BYTES = 1 << 20  # of a part that is no picture; longer than any context
@@ -80,11 +81,11 @@ def chat_body(parts: Sequence[Part]) -> tuple[dict[str, object], tuple[bytes, ..
             continue
         if part.filename is not None and part.name not in KNOWN_FIELDS:
             raise InvalidRequest(
-                f"the form has a file in the field {wire.shown(part.name)}; files belong into 'image' or 'file'",
+                f"the form has a file in the field {shown(part.name)}; files belong into 'image' or 'file'",
                 param=part.name,
             )
         if part.name in fields:
-            raise InvalidRequest(f"the form has the field {wire.shown(part.name)} twice; send it once", param=part.name)
+            raise InvalidRequest(f"the form has the field {shown(part.name)} twice; send it once", param=part.name)
         fields[part.name] = _text(part)
     if "messages" in fields:
         raise InvalidRequest(
@@ -114,9 +115,7 @@ def _text(part: Part) -> str:
     try:
         return part.data.decode()
     except UnicodeDecodeError:
-        raise InvalidRequest(
-            f"the form field {wire.shown(part.name)} is not valid UTF-8 text", param=part.name
-        ) from None
+        raise InvalidRequest(f"the form field {shown(part.name)} is not valid UTF-8 text", param=part.name) from None
 
 
 def _value(name: str, text: str) -> object:
@@ -126,7 +125,7 @@ def _value(name: str, text: str) -> object:
     if text in ("True", "False"):  # Python's form libraries write a bool so
         return text == "True"
     try:
-        return wire.read_json(text.encode())
+        return read_json(text.encode())
     except InvalidRequest:
         return text
 
@@ -210,7 +209,7 @@ class _Reader:
         part.data += data[start:end]
         if part.name not in FILE_FIELDS and len(part.data) > MAX_TEXT_BYTES:
             raise ContentTooLarge(
-                f"the form field {wire.shown(part.name)} has more than {MAX_TEXT_BYTES} bytes, the limit; shorten it",
+                f"the form field {shown(part.name)} has more than {MAX_TEXT_BYTES} bytes, the limit; shorten it",
                 param=part.name,
             )
 

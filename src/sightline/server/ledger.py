@@ -31,7 +31,7 @@ class Watcher(Protocol):
 
 @dataclass(slots=True)
 class Totals:
-    """Of the answers that ended by themselves, since the start."""
+    """Of the answers that ended with at least one token, also of those that were cancelled, since the start."""
 
     answers: int = 0
     prompt_tokens: int = 0
@@ -126,8 +126,7 @@ class Ledger:
             entry.latest = now
             entry.written += len(delta.tokens)
         if delta.finish:
-            if delta.usage and entry.answer:
-                self.totals.add(delta.usage, len(entry.answer.pictures))
+            if delta.usage:
                 self._note_pace(entry, delta.usage)
             self.end(entry, delta.finish)
 
@@ -138,9 +137,11 @@ class Ledger:
             self.recent.append(Pace(entry.first - entry.began, rate))
 
     def end(self, entry: Entry, finish: str) -> None:
-        """Strike an answer out; harmless when it has ended before."""
+        """Strike an answer out, and book what it cost if it had begun; harmless when it has ended before."""
         if entry in self._open:
             del self._open[entry]
+            if entry.answer and entry.first is not None:
+                self.totals.add(entry.answer.usage, len(entry.answer.pictures))
             self._watcher.answer_ended(entry.task, finish, entry.age_s)
 
 

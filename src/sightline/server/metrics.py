@@ -117,6 +117,11 @@ def _engine(stats: EngineStats) -> Iterator[Metric]:
     yield _gauge("sightline_vision_cache_bytes", "Features of pictures seen before", stats.vision_cache_bytes)
     yield _counter("sightline_preemptions", "Answers put back because KV blocks ran out", stats.preemptions)
     yield _counter("sightline_engine_steps", "Steps of the engine", stats.steps)
+    yield _counter("sightline_drafted_tokens", "Tokens of answers guessed ahead", stats.drafted)
+    yield _counter("sightline_accepted_tokens", "Tokens of answers guessed rightly", stats.accepted)
+    yield _gauge("sightline_waiting_bulk", "Answers of bulk work in the engine's queue", stats.waiting_bulk)
+    yield _counter("sightline_guessed_tokens", "Tokens guessed and tried", stats.drafted)
+    yield _counter("sightline_guessed_tokens_right", "Guessed tokens that were right", stats.accepted)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
-from sightline import wire, wire_moderation
+from sightline import strict_json, wire_moderation
 from sightline.errors import ModelNotFound, NotFound
 from sightline.moderation import CATEGORIES, Category, Moderator, Score
 from sightline.server import bodies
@@ -46,10 +46,11 @@ class ModerationsApi:
                 code="moderation_not_configured",
             )
         bodies.content_kind(request, bodies.JSON)
-        asked = wire_moderation.parse_moderation(wire.read_json(await bodies.whole(request, self._limit)))
+        asked = wire_moderation.parse_moderation(strict_json.read_json(await bodies.whole(request, self._limit)))
         if asked.model not in (None, USUAL_MODEL, moderator.name):
             raise ModelNotFound(
-                f"model {wire.shown(asked.model)} is not served here; '{moderator.name}' moderates", param="model"
+                f"model {strict_json.shown(asked.model)} is not served here; '{moderator.name}' moderates",
+                param="model",
             )
         inputs = await while_connected(request.receive, self._sources.of(partial(_inputs, asked)))
         results = [

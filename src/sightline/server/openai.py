@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sightline import wire, wire_parts
+from sightline import strict_json, wire, wire_parts
 from sightline.backends import Answer
 from sightline.errors import InvalidRequest, MissingField, UnsupportedField
 from sightline.server.inline import Read, inline_bytes
@@ -165,7 +165,7 @@ def _check_order(messages: Sequence[Message], sent: Sequence[wire.ChatMessage]) 
             )
         if message.role == "tool" and (not calls or raw.tool_call_id not in calls | {None}):
             raise InvalidRequest(
-                f"messages[{index}] answers tool call {wire.shown(raw.tool_call_id)}, which nobody made before",
+                f"messages[{index}] answers tool call {strict_json.shown(raw.tool_call_id)}, which nobody made before",
                 param=f"messages[{index}].tool_call_id",
             )
         calls.update(call.id for call in message.tool_calls)
@@ -237,7 +237,7 @@ def _check_choice(request: wire.ChatRequest) -> None:
         raise InvalidRequest("tool_choice is 'required', but there are no tools; send 'tools'", param="tool_choice")
     if isinstance(request.tool_choice, wire.NamedTool) and request.tool_choice.name not in names:
         raise InvalidRequest(
-            f"tool_choice names {wire.shown(request.tool_choice.name)}, which is not among the tools",
+            f"tool_choice names {strict_json.shown(request.tool_choice.name)}, which is not among the tools",
             param="tool_choice",
         )
 

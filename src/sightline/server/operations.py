@@ -63,6 +63,14 @@ PICTURE = (
     "QAmEJwtxDpCtC4gcsNFoVtpguTa3jMCzP0RTSgJ9KSvBwEAw0hFMBMFMQ0tCk0IDs/jOx4FTbToYa/ODAYbT6j/IkE+rDdba7LDUpkDSYuYhSBSC"
     "hZ1gZSPIZII3L1qY79XPF+QDrEEctGfYTQAAAABJRU5ErkJggg=="
 )
+# A page of 64 x 64 points with a red square on it.
+DOCUMENT = (
+    "JVBERi0xLjQKMSAwIG9iajw8L1R5cGUvQ2F0YWxvZy9QYWdlcyAyIDAgUj4+IGVuZG9iagoyIDAgb2JqPDwvVHlwZS9QYWdlcy9LaWRzWzMgMCBS"
+    "XS9Db3VudCAxPj4gZW5kb2JqCjMgMCBvYmo8PC9UeXBlL1BhZ2UvUGFyZW50IDIgMCBSL01lZGlhQm94WzAgMCA2NCA2NF0vQ29udGVudHMgNCAw"
+    "IFI+PiBlbmRvYmoKNCAwIG9iajw8L0xlbmd0aCAyNT4+c3RyZWFtCjEgMCAwIHJnIDE2IDE2IDMyIDMyIHJlIGYKZW5kc3RyZWFtIGVuZG9iagp4"
+    "cmVmCjAgNQowMDAwMDAwMDAwIDY1NTM1IGYgCjAwMDAwMDAwMDkgMDAwMDAgbiAKMDAwMDAwMDA1MyAwMDAwMCBuIAowMDAwMDAwMTAzIDAwMDAw"
+    "IG4gCjAwMDAwMDAxODAgMDAwMDAgbiAKdHJhaWxlcjw8L1NpemUgNS9Sb290IDEgMCBSPj4Kc3RhcnR4cmVmCjI1MQolJUVPRgo="
+)
 DATA_URL = f"data:image/png;base64,{PICTURE}"
 SHAPE_SCHEMA = {
     "type": "object",
@@ -192,6 +200,12 @@ _TASK_EXAMPLES = {
         "Into your schema": _task("extract", options={"schema": SHAPE_SCHEMA}),
         "A chart": _task("chart_parse", options={"max_tokens": 40}),
         "Where something is": _task("ground", text="the red circle"),
+        "A clip, as its frames": {"task": "video_qa", "videos": [[DATA_URL] * 4], "options": {"max_tokens": 40}},
+        "A document, page by page": {
+            "task": "doc_analyze",
+            "documents": [f"data:application/pdf;base64,{DOCUMENT}"],
+            "options": {"max_tokens": 40},
+        },
     }
 }
 _TASK_EVENTS = Events(

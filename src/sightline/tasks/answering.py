@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from sightline.backends import Answer
 from sightline.errors import InternalError, InvalidRequest
+from sightline.strict_json import read_json
 from sightline.tasks import confidence
 from sightline.tasks.catalogue import Task
 from sightline.tasks.repetition import goes_in_circles
 from sightline.types import TokenLogprob, Usage, VideoInfo
-from sightline.wire import read_json
 
 Stopped = Literal["end", "length", "repetition"]
 

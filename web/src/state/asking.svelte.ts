@@ -1,6 +1,7 @@
 // Asks: one question of a conversation at a time, the next ones held until it is answered.
 import { ask } from '$lib/api/client';
 import { call, type Asking } from '$lib/api/body';
+import { troubleOf } from '$lib/problems';
 import { Refused } from '$lib/api/read';
 import { running, type Answer, type Chat, type Turn } from '$lib/types';
 import { addTurn, save, touch } from './chats.svelte';
@@ -9,6 +10,7 @@ import { announce } from './notices.svelte';
 import { prefs, secret, words } from './prefs.svelte';
 import { refresh, server } from './server.svelte';
 
+const SAVE_MS = 2000; // what a closed or reloaded page can lose of an answer
 const aborts = new Map<string, AbortController>();
 
 export const busy = (chat: Chat | null): boolean =>
@@ -45,9 +47,11 @@ async function next(chat: Chat): Promise<void> {
   const abort = new AbortController();
   aborts.set(turn.id, abort);
   announce(words().turn.thinking);
+  const saving = setInterval(() => void save(chat), SAVE_MS);
   await Promise.all(
     turn.answers.filter((answer) => answer.state === 'held').map((answer) => run(chat, turn, answer, abort)),
   );
+  clearInterval(saving);
   if (aborts.get(turn.id) === abort) aborts.delete(turn.id);
   touch(chat);
   announce(outcome(turn));
@@ -57,7 +61,10 @@ async function next(chat: Chat): Promise<void> {
 function outcome(turn: Turn): string {
   const t = words().turn;
   const failed = turn.answers.find((answer) => answer.state === 'failed');
-  if (failed) return `${t.failed} ${failed.problem?.message || t.lostEmpty}`;
+  if (failed)
+    return failed.problem
+      ? `${words().troubles[troubleOf(failed.problem)]} ${failed.problem.message}`
+      : t.stopped;
   return turn.answers.some((answer) => answer.state === 'stopped') ? t.stopped : t.done;
 }
 
@@ -91,7 +98,7 @@ function fail(answer: Answer, error: unknown, aborted: boolean): void {
   else if (error instanceof FileGone)
     answer.problem = { message: words().figure.gone, code: 'file_gone', status: 0 };
   else answer.problem = { message: '', code: 'connection_lost', status: 0 };
-  if (answer.problem.status === 401) server.needsKey = true;
+  if (troubleOf(answer.problem) === 'key') server.needsKey = true;
   void refresh();
 }
 

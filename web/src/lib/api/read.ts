@@ -88,6 +88,7 @@ function report(from: Json): Stats {
     degraded: from['degraded'] === true,
     cached: from['cache'] === 'hit',
     cachedImages: number(from['cached_images']),
+    trimmed: (from['videos'] as { trimmed?: boolean }[] | undefined)?.some((video) => video.trimmed) ?? false,
     droppedTurns: number(from['dropped_turns']),
     queueMs: number(from['queue_ms']),
     visionMs: number(from['vision_ms']),

@@ -1,4 +1,5 @@
 // Every word of the page, in English. Its shape is the type that the other languages must have.
+import type { Trouble } from '$lib/problems';
 import type { Stage, Task } from '$lib/types';
 
 const plural = (n: number, one: string, many = `${one}s`): string => `${n} ${n === 1 ? one : many}`;
@@ -56,19 +57,40 @@ const stages: Record<Stage, string> = {
   answering: 'Answering',
 };
 
+const troubles: Record<Trouble, string> = {
+  busy: 'The server is busy.',
+  loading: 'The model is still loading.',
+  memory: 'The server is short of memory.',
+  stopping: 'The server is stopping or restarting.',
+  key: 'The server wants a valid API key.',
+  limit: 'This key has reached its limit.',
+  long: 'This does not fit into one question.',
+  picture: 'The picture cannot be read.',
+  video: 'The video cannot be read.',
+  document: 'The document cannot be read.',
+  size: 'The file is too large.',
+  blocked: 'The server’s rules do not allow this.',
+  model: 'This model is not served here.',
+  asked: 'The server cannot answer this as it was asked.',
+  fault: 'Something went wrong on the server.',
+  lost: 'The connection broke off.',
+  gone: 'A file is missing.',
+};
+
 export const en = {
   name: 'English',
   tasks,
+  troubles,
   app: {
     title: 'Sightline',
-    skip: 'Skip to the main part',
+    skip: 'Skip to the question',
+    skipStatus: 'Skip to the status',
     newChat: 'New conversation',
     history: 'Conversations',
     openHistory: 'Show conversations',
     closeHistory: 'Hide conversations',
     settings: 'Settings',
     status: 'Status',
-    ask: 'Ask',
     views: 'Views',
     close: 'Close',
     cancel: 'Cancel',
@@ -99,12 +121,14 @@ export const en = {
     },
     oneMedia: 'This takes one file at a time; remove the others or choose “Ask”.',
     returns: 'Gives',
-    examples: 'Try',
   },
   media: {
     remove: (name: string) => `Remove ${name}`,
     item: (name: string, n: number, of: number) =>
-      `${name}, ${n} of ${of}. Arrow keys move it, Delete removes it.`,
+      `${name}, ${n} of ${of}. Enter shows it, arrow keys move it, Delete removes it.`,
+    earlier: 'Move forward',
+    later: 'Move back',
+    take: 'Remove',
     moved: (name: string, n: number, of: number) => `${name} is now ${n} of ${of}`,
     removed: (name: string) => `${name} removed`,
     added: (name: string) => `${name} added`,
@@ -114,7 +138,6 @@ export const en = {
     range: 'Pages',
     rangeHint: (n: number) => `all ${n}, or such as 1-3, 8`,
     rangeBad: (n: number) => `Pages like 1-3, 8 out of 1 to ${n}`,
-    show: (name: string) => `Show ${name} large`,
     preparing: 'Preparing…',
     long: (s: number) => `${s} s long; the first 30 s count`,
     kinds: { image: 'Picture', video: 'Video', pdf: 'PDF' },
@@ -152,7 +175,6 @@ export const en = {
     form: 'Form',
     bad: 'This is not a JSON schema yet: an object is needed.',
     none: 'Name at least one field.',
-    receipt: 'Receipt',
   },
   turn: {
     you: 'You',
@@ -165,10 +187,9 @@ export const en = {
     wait: (text: string) => `about ${text} to the first word`,
     pictures: (done: number, total: number) => `picture ${done} of ${total}`,
     page: (page: number, pages: number) => `page ${page} of ${pages}`,
-    percent: (n: number) => `${n} %`,
     stopped: 'Stopped. What was written so far is kept.',
     stoppedEmpty: 'Stopped before the first word.',
-    lost: 'The connection broke off. What was written so far is kept.',
+    lost: 'What was written so far is kept.',
     lostEmpty: 'The server did not answer. It may be restarting.',
     cut: 'The answer reached its longest length and was cut.',
     trimmed: 'Only the first 30 seconds of the video were watched.',
@@ -187,9 +208,7 @@ export const en = {
     edit: 'Edit and ask again',
     removeHeld: 'Do not ask',
     done: 'The answer is complete.',
-    failed: 'No answer:',
     request: (id: string) => `Request ${id}`,
-    models: (a: string, b: string) => `${a} and ${b}, side by side`,
   },
   stats: {
     seconds: (s: string) => `${s} s`,
@@ -207,15 +226,14 @@ export const en = {
     cached: 'from cache',
     pictureKnown: 'picture known',
     pictureKnownHint: 'The picture was seen before, so it was not looked at again.',
-    details: 'Details',
     queue: 'Queue',
     vision: 'Looking',
     prefill: 'Reading',
     decode: 'Writing',
     total: 'In all',
     prompt: 'Prompt',
-    image: 'of it pictures',
-    kept: 'of it known',
+    image: 'pictures',
+    kept: 'from cache',
     output: 'Answer',
   },
   figure: {
@@ -236,15 +254,12 @@ export const en = {
     next: 'Next picture',
     unlabelled: 'object',
     gone: 'This picture is no longer kept in this browser.',
-    point: 'point',
     noDrawing: 'This browser cannot draw the picture.',
   },
   data: {
     table: 'Table',
     tree: 'JSON',
     text: 'As written',
-    value: 'Value',
-    field: 'Field',
     confidence: 'Confidence',
     low: 'unsure',
     lowNote: (n: number) =>
@@ -252,12 +267,8 @@ export const en = {
     cut: 'The answer was cut before its end, so it cannot be shown as fields.',
     csv: 'Save as CSV',
     json: 'Save as JSON',
-    original: 'Original',
     redrawn: 'Drawn again',
     items: (n: number) => plural(n, 'item'),
-    noChart: 'No numbers were found to draw.',
-    expand: 'Open',
-    collapse: 'Close',
     chartLabel: (title: string) => `Chart drawn again from the numbers read: ${title}`,
   },
   doc: {
@@ -266,9 +277,7 @@ export const en = {
     notes: 'Page by page',
     previous: 'Previous page',
     next: 'Next page',
-    loading: 'Opening the page…',
     failed: 'This page cannot be drawn here.',
-    seek: (text: string) => `Go to ${text}`,
   },
   history: {
     search: 'Search conversations',
@@ -285,7 +294,6 @@ export const en = {
     imported: (n: number) => plural(n, 'conversation') + ' imported',
     importBad: 'This file is not an export of conversations.',
     newName: 'New name',
-    save: 'Save',
     today: 'Today',
     week: 'Last seven days',
     older: 'Older',
@@ -326,7 +334,6 @@ export const en = {
     draining: 'The server is stopping. New questions wait until it is back.',
     down: 'The server cannot be reached. Trying again…',
     unhealthy: 'The server reports a fault. New questions may fail.',
-    back: 'The server is back.',
     keyNeeded: 'The server wants an API key.',
     enterKey: 'Enter the key',
     model: 'Model',
@@ -380,11 +387,9 @@ export const en = {
     images: 'Pictures in a question',
     imageSide: 'Longest side',
     queueLimit: 'Questions that may wait',
-    minutes: (n: number) => `last ${plural(n, 'minute')}`,
     chart: (name: string, value: string) => `${name}, now ${value}`,
     later: 'Keys, usage, moderation and the audit log get their pages when the server has them.',
     unavailable: 'This server does not give its status.',
-    interrupted: 'put back',
   },
 };
 
