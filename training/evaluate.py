@@ -87,7 +87,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 
 def _messages(trial: Trial) -> list[dict[str, Any]]:
-    pictures = [{"type": "image_url", "image_url": {"url": _data_url(picture)}} for picture in trial.pictures]
+    pictures = [{"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in trial.pictures]
     messages: list[dict[str, Any]] = []
     for question, answered in [*trial.turns, (trial.question, "")]:
         content = [*(pictures if not messages else []), {"type": "text", "text": question}]
@@ -97,7 +97,7 @@ def _messages(trial: Trial) -> list[dict[str, Any]]:
     return messages
 
 
-def _data_url(pixels: NDArray[np.uint8]) -> str:
+def data_url(pixels: NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

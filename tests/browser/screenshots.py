@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 from PIL import Image
 from playwright.sync_api import Browser, expect, sync_playwright
 
@@ -52,7 +53,10 @@ def status(visit: Visit) -> None:
     answer(visit)
     visit.page.get_by_role("link", name="Status").click()
     expect(visit.page.get_by_role("heading", name="Status")).to_be_visible()
-    visit.page.wait_for_timeout(12_000)  # so that its charts have something to draw
+    question = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 200, "ignore_eos": True}
+    for _ in range(8):  # so that its charts have something to draw
+        httpx2.post(f"{visit.origin}/v1/chat/completions", json=question, timeout=60)
+        visit.page.wait_for_timeout(2000)
 
 
 SHOTS: dict[str, tuple[dict[str, object], Callable[[Visit], None]]] = {

@@ -104,6 +104,7 @@ def test_a_server_killed_and_stopped_finishes_its_batch_with_nothing_lost_or_dou
 def test_a_data_folder_in_use_is_one_line_and_exit_code_3(tmp_path):
     folder = DataFolder(tmp_path)
     folder.claim()
+    folder.database.touch()
     environment = ENVIRONMENT | {"SIGHTLINE_DATA_DIR": str(tmp_path)}
     command = [*COMMAND, "serve", "--port", "0"]
     second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)

@@ -3,10 +3,7 @@
 import pytest
 
 from asgi import get, post
-from fake_backend import FakeBackend
 from server.stored import field, running, upload
-from sightline.server.app import create_app
-from sightline.settings import Settings
 
 pytestmark = pytest.mark.anyio
 DATA = bytes(range(256)) * 9000  # over two of the pieces that are written at once, and full of dashes and line ends
@@ -147,8 +144,18 @@ async def test_a_data_folder_nobody_can_write_leaves_questions_answered(tmp_path
         assert (await upload(app).end()).status == 200  # without a restart
 
 
+@pytest.mark.row("Q26")
+async def test_the_second_of_two_servers_is_refused_the_folder_and_answers_questions(tmp_path):
+    async with running(tmp_path) as first, running(tmp_path) as second:
+        assert (await upload(first).end()).status == 200
+        reply = await upload(second).end()
+        assert (reply.status, reply.error["code"]) == (503, "storage_unavailable")
+        assert (await post(second, {"messages": [{"role": "user", "content": "hello"}]}).end()).status == 200
+    async with running(tmp_path) as third:
+        assert len((await get(third, "/v1/files").end()).json["data"]) == 1
+
+
 async def test_a_server_nobody_gives_files_to_writes_nothing(tmp_path):
-    app = create_app(FakeBackend(), Settings(data_dir=tmp_path / "data"))
-    async with app.router.lifespan_context(app):
+    async with running(tmp_path / "data") as app:
         await post(app, {"messages": [{"role": "user", "content": "hello"}]}).end()
     assert not (tmp_path / "data").exists()

@@ -37,15 +37,18 @@ class Storage:
     @property
     def begun(self) -> bool:
         """Whether there is a database, so that there may be work in it."""
-        return self._folder.database.exists()
+        try:
+            return self._folder.database.exists()
+        except OSError:  # a folder that may not be looked into
+            return False
 
     async def prepare(self) -> None:
-        """At the start of a server: take the folder, and open what is there already.
+        """At the start of a server: open what is there already, for there may be batches to go on with.
 
-        Raises DataFolderRefused. A folder that nobody can write now is no reason not to start: it is logged.
+        Raises DataFolderRefused. A folder that nobody can write now is no reason not to start: it is logged. Without a
+        database the folder is left to whoever needs it first.
         """
         try:
-            self._folder.claim()
             if self.begun:
                 await asyncio.get_running_loop().run_in_executor(self._threads, self._opened)
         except StorageUnavailable as error:

@@ -26,7 +26,8 @@ export interface Media {
   range?: string;
 }
 
-export type Stage = 'queued' | 'decoding' | 'looking' | 'reading' | 'answering';
+/** What happens to a question; `loading` is the page's own word, while it waits for the model. */
+export type Stage = 'loading' | 'queued' | 'decoding' | 'looking' | 'reading' | 'answering';
 
 export interface Progress {
   stage: Stage;

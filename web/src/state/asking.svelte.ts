@@ -11,6 +11,9 @@ import { prefs, secret, words } from './prefs.svelte';
 import { refresh, server } from './server.svelte';
 
 const SAVE_MS = 2000; // what a closed or reloaded page can lose of an answer
+const LOADING_MS = 15 * 60_000;
+const LOOK_MS = 1000;
+const MORE_TRIES = 2; // 2002 also means short of memory, where asking on and on would not help
 const aborts = new Map<string, AbortController>();
 
 export const busy = (chat: Chat | null): boolean =>
@@ -71,12 +74,16 @@ function outcome(turn: Turn): string {
 async function run(chat: Chat, turn: Turn, answer: Answer, abort: AbortController): Promise<void> {
   answer.state = 'waiting';
   answer.startedAt = performance.now();
-  try {
-    const request = await call(chat, turn, asking(answer.model), inline);
-    await ask(request, secret.key, answer, abort.signal);
-    answer.state = 'done';
-  } catch (error) {
-    fail(answer, error, abort.signal.aborted);
+  for (let left = MORE_TRIES; ; left -= 1) {
+    try {
+      const request = await call(chat, turn, asking(answer.model), inline);
+      await ask(request, secret.key, answer, abort.signal);
+      answer.state = 'done';
+    } catch (error) {
+      if (left && (await modelCame(error, answer, abort.signal))) continue;
+      fail(answer, error, abort.signal.aborted);
+    }
+    break;
   }
   const only = server.models.length === 1 ? server.models[0]?.id : undefined;
   answer.stats = {
@@ -86,6 +93,18 @@ async function run(chat: Chat, turn: Turn, answer: Answer, abort: AbortControlle
     firstTokenMs: answer.firstTokenAt && answer.firstTokenAt - answer.startedAt,
   };
   answer.progress = undefined;
+}
+
+/** Waits for a model that is being loaded; a question asked too early is not the asker's problem. */
+async function modelCame(error: unknown, answer: Answer, signal: AbortSignal): Promise<boolean> {
+  if (!(error instanceof Refused) || !['model_loading', '2002'].includes(error.problem.code)) return false;
+  for (let waited = 0; waited < LOADING_MS && !signal.aborted; waited += LOOK_MS) {
+    await refresh();
+    if (server.state !== 'loading') return server.state === 'healthy';
+    answer.progress = { stage: 'loading' };
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+  }
+  return false;
 }
 
 function fail(answer: Answer, error: unknown, aborted: boolean): void {

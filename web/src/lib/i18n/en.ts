@@ -7,7 +7,7 @@ const plural = (n: number, one: string, many = `${one}s`): string => `${n} ${n =
 const tasks: Record<Task, { name: string; returns: string; ask: string; needsText: string }> = {
   chat: {
     name: 'Ask',
-    returns: 'An answer in words. Ask on about the same pictures.',
+    returns: 'An answer in words; ask on as you like.',
     ask: 'Ask about the picture…',
     needsText: 'Type a question first.',
   },
@@ -50,6 +50,7 @@ const tasks: Record<Task, { name: string; returns: string; ask: string; needsTex
 };
 
 const stages: Record<Stage, string> = {
+  loading: 'Waiting for the model to load',
   queued: 'In the queue',
   decoding: 'Opening the file',
   looking: 'Looking',
@@ -328,7 +329,7 @@ export const en = {
   server: {
     demo: 'The demo model answers.',
     demoMore:
-      'It reads large-print receipts, simple charts and a few shapes, and makes mistakes. To ask a real one, run',
+      'It knows large-print receipts, simple charts and a few shapes, and errs even there. For a real one, run',
     demoHide: 'Hide this notice',
     loading: 'The model is loading.',
     draining: 'The server is stopping. New questions wait until it is back.',
