@@ -2,7 +2,7 @@
 import { fileURLToPath } from 'node:url';
 import { svelte } from '@sveltejs/vite-plugin-svelte';
 import { defineConfig } from 'vitest/config';
-import { packed, pdfData } from './build/plugins.ts';
+import { licenses, packed, pdfData } from './build/plugins.ts';
 
 const at = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 const API = ['/v1', '/infer', '/infer_stream', '/health', '/version'];
@@ -10,7 +10,7 @@ const server = process.env['SIGHTLINE_URL'] ?? 'http://127.0.0.1:8080';
 
 export default defineConfig({
   base: './',
-  plugins: [svelte(), pdfData(), packed()],
+  plugins: [svelte(), pdfData(), licenses(), packed()],
   resolve: {
     alias: { $lib: at('src/lib'), $state: at('src/state'), $components: at('src/components') },
   },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import reprlib
@@ -20,6 +21,10 @@ def read_json(raw: bytes) -> object:
 
     Raises InvalidRequest with code `invalid_json`.
     """
+    if not raw.strip():
+        raise _bad_json("it is empty")
+    if raw.startswith(codecs.BOM_UTF8):
+        raise _bad_json("it begins with a byte order mark; send it without")
     if sum(raw.count(mark) for mark in (b",", b"[", b"{")) > MAX_VALUES:
         raise _bad_json(f"it has more than {MAX_VALUES} values")
     try:

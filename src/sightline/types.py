@@ -104,21 +104,27 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What the answer must look like: any JSON object, or JSON that satisfies `schema` (JSON text)."""
+    """What the answer must look like: any JSON object, or JSON that satisfies `schema` (JSON text).
+
+    `param` says where in the request the schema stood, for error messages ("options.schema").
+    """
 
     schema: str | None = None
+    param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Calls:
     """What the answer must look like: tool calls. `functions` are names with the schema of the arguments (JSON text).
 
-    `needed` False lets text stand before the calls or instead of them; `several` allows more than one.
+    `needed` False lets text stand before the calls or instead of them; `several` allows more than one. `param` as for
+    `Grammar`.
     """
 
     functions: tuple[tuple[str, str], ...]
     needed: bool
     several: bool
+    param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sightline.errors import InvalidRequest, MissingField, SightlineError, UnsupportedField
 from sightline.strict_json import shown
-from sightline.wire_parts import Content, Pixels
+from sightline.wire_parts import Content, PictureSizes
 from sightline.wire_parts import PageChoice as PageChoice  # noqa: PLC0414
 from sightline.wire_parts import TextPart as TextPart  # noqa: PLC0414
 from sightline.wire_parts import Wire as Wire  # noqa: PLC0414
@@ -73,6 +73,8 @@ JSON_WORDS: Mapping[str, str] = {
     "model_type": "input should be an object",
 }
 TEMPLATE_FIELDS = ("chat_template", "chat_template_kwargs")
+# Of other APIs, and of our own forms and tasks.
+PARTS_OF_MESSAGES = ("prompt", "text", "image", "images", "video", "videos", "file", "documents")
 
 
 # ---- the request
@@ -177,15 +179,16 @@ def _bias(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
+def _stops(value: object) -> object:
+    if not isinstance(value, str | list):
+        raise PydanticCustomError("invalid_value", f"stop is {shown(value)}; send a string or an array of strings")
+    return [value] if isinstance(value, str) else value
+
+
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 SeveralStops = Annotated[tuple[StopString, ...], Field(strict=False, max_length=16)]
-StopStrings = Annotated[
-    SeveralStops,
-    BeforeValidator(
-        lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=StopString | SeveralStops
-    ),
-]
+StopStrings = Annotated[SeveralStops, BeforeValidator(_stops, json_schema_input_type=StopString | SeveralStops)]
 # A tool stays as it came, because the prompt shows it to the model as it came.
 Tool = Annotated[dict[str, Any], AfterValidator(_tool), WithJsonSchema(TOOL_SCHEMA)]
 TokenId = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,9}$"})]
@@ -198,7 +201,7 @@ ToolChoice = Annotated[
 ]
 
 
-class ChatRequest(Pixels):
+class ChatRequest(PictureSizes):
     """POST /v1/chat/completions. None means: not given."""
 
     model: str | None = None
@@ -234,6 +237,8 @@ def parse_chat(body: object) -> ChatRequest:
         raise InvalidRequest(
             f"Invalid request format: the body is {shown(body)}; send a JSON object", code="invalid_json"
         )
+    if body.get("messages") is None:
+        raise MissingField("Invalid request format: missing 'messages' field", param="messages")
     for name in TEMPLATE_FIELDS:
         if body.get(name) is not None:
             raise InvalidRequest(
@@ -250,9 +255,8 @@ def parse_chat(body: object) -> ChatRequest:
         if body[name] is not None:
             near = difflib.get_close_matches(str(name)[:64], ChatRequest.model_fields, 1)
             way_out = f"did you mean '{near[0]}'?" if near else "leave it out"
+            way_out = "it belongs into a message's content" if name in PARTS_OF_MESSAGES else way_out
             raise UnsupportedField(f"{shown(name)} is not a field we know; {way_out}", param=str(name)[:64])
-    if body.get("messages") is None:
-        raise MissingField("Invalid request format: missing 'messages' field", param="messages")
     try:
         return ChatRequest.model_validate(body)
     except ValidationError as error:
@@ -269,10 +273,9 @@ def field_refusal(error: ErrorDetails) -> SightlineError:
     param, kind, message = field_path(error["loc"]), error["type"], error["msg"]
     if kind == "missing":
         return MissingField(f"'{param}' is missing; it is required", param=param)
-    if kind == "unsupported_parameter":
-        return UnsupportedField(f"{message} ({param})", param=param)
-    if kind == "invalid_value":
-        return InvalidRequest(f"{message} ({param})", param=param)
+    if kind in ("unsupported_parameter", "invalid_value"):
+        refused = UnsupportedField if kind == "unsupported_parameter" else InvalidRequest
+        return refused(message if message.startswith(param) else f"{message} ({param})", param=param)
     message = JSON_WORDS.get(kind, message[:1].lower() + message[1:])
     message = message.replace("tuple should", "array should").replace(" after validation", "")
     return InvalidRequest(f"{param} is {shown(error['input'])}: {message}", param=param)

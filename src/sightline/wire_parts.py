@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Final, Literal, NoReturn
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from sightline.strict_json import shown
 
 PARTS = ("text", "image_url", "image", "video_url", "video", "file")
 UNSUPPORTED_PARTS = ("input_audio", "audio", "audio_url", "image_embeds")
+# Fields that say how a medium is to be seen, ours and those of other programs. Where they are not read they are
+# refused, though other unknown fields are ignored: the answer would be about something else.
+WISHES: Final = frozenset(
+    (
+        *("min_pixels", "max_pixels", "resized_height", "resized_width", "pages", "dpi", "password"),
+        *("fps", "num_frames", "start", "end", "min_frames", "max_frames", "total_pixels", "sample_fps", "raw_fps"),
+        *("nframes", "video_start", "video_end"),
+    )
+)
+OUR_NAMES: Final = {"nframes": "num_frames", "video_start": "start", "video_end": "end"}  # of Qwen's own tools
 
 
 class Wire(BaseModel):
@@ -36,17 +46,42 @@ class TextPart(Wire):
     text: str
 
 
-class ImageUrl(Wire):
+class OfMedium(Wire):
+    """A part that is no text, or the object in it that holds the medium. Refuses the wishes that it does not read."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_wishes(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            holds = next(iter(cls.model_fields))
+            raise PydanticCustomError("invalid_value", f'{shown(value)} is no object; send {{"{holds}": …}}')
+        for name in sorted(WISHES.intersection(value) - cls.model_fields.keys()):
+            if value[name] is not None:
+                raise PydanticCustomError("unsupported_parameter", cls._way_out(name))
+        return value
+
+    @classmethod
+    def _way_out(cls, name: str) -> str:
+        """What to do about a wish that is not read here."""
+        if OUR_NAMES.get(name) in cls.model_fields:
+            return f"'{name}' is not read; here it is called '{OUR_NAMES[name]}'"
+        if "type" not in cls.model_fields:
+            return f"'{name}' is not read in here; what a part's medium is wished to be stands beside its 'type'"
+        known = ", ".join(sorted(WISHES & cls.model_fields.keys()))
+        return f"'{name}' is not read in a part of this type; known are {known}"
+
+
+class ImageUrl(OfMedium):
     url: str
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class ImageUrlPart(PictureSizes):
+class ImageUrlPart(OfMedium, PictureSizes):
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-class ImagePart(PictureSizes):
+class ImagePart(OfMedium, PictureSizes):
     """The form of Qwen's own examples."""
 
     type: Literal["image"]
@@ -61,7 +96,7 @@ class PageChoice(Wire):
     password: str | None = Field(None, max_length=127)
 
 
-class FileContent(Wire):
+class FileContent(OfMedium):
     """`file_id` is OpenAI's word for a file that was uploaded before; it is refused by name."""
 
     file_data: str | None = None
@@ -69,7 +104,7 @@ class FileContent(Wire):
     file_id: str | None = None
 
 
-class FilePart(PageChoice, Pixels):
+class FilePart(OfMedium, PageChoice, Pixels):
     type: Literal["file"]
     file: FileContent
 
@@ -83,11 +118,11 @@ class VideoWishes(Pixels):
     end: float | None = Field(None, gt=0)
 
 
-class VideoUrl(Wire):
+class VideoUrl(OfMedium):
     url: str
 
 
-class VideoUrlPart(VideoWishes):
+class VideoUrlPart(OfMedium, VideoWishes):
     type: Literal["video_url"]
     video_url: VideoUrl
 
@@ -107,7 +142,7 @@ FileOrFrames = Annotated[
 ]
 
 
-class VideoPart(VideoWishes):
+class VideoPart(OfMedium, VideoWishes):
     """The form of Qwen's own examples: a file, or its frames as pictures."""
 
     type: Literal["video"]

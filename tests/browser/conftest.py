@@ -14,7 +14,7 @@ from contract.serving import Server, serving
 PAGE = Path(__file__).parents[2] / "src" / "sightline" / "web" / "index.html"
 
 
-@pytest.fixture(scope="package")  # not longer: other tests count child processes, and have event loops
+@pytest.fixture(scope="module")  # not longer: other tests count child processes, and run event loops of their own
 def chromium() -> Iterator[Browser]:
     """Debian's chromium. Without it these tests are skipped, unless BROWSER_TESTS says that they are required."""
     if shutil.which("chromium") is None:
@@ -28,7 +28,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the tests that leave it as they found it."""
     assert PAGE.is_file(), "the web page is not built; run: make web"

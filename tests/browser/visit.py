@@ -15,6 +15,12 @@ ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tests" / "golden" / "samples"
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 OWN_SCHEMES = ("blob:", "data:")
+# Resolves when the transitions that the last change began have ended. Two frames: the first one starts them.
+SETTLED = """async () => {
+    for (let frames = 0; frames < 2; frames += 1) await new Promise(requestAnimationFrame);
+    const passing = document.getAnimations().filter((each) => each instanceof CSSTransition);
+    await Promise.allSettled(passing.map((each) => each.finished));
+}"""
 PATIENCE_MS = 15_000  # only ever spent by a test that fails
 # The camera is chromium's own test picture, and nobody is there to press "allow".
 CHROMIUM_ARGUMENTS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -121,7 +127,8 @@ class Visit:
         self.page.route("**/v1/chat/completions", longer)
 
     def violations(self) -> list[str]:
-        """What axe finds wrong with the page as it is now: rule, element."""
+        """What axe finds wrong with the page as it is once its colours have settled: rule, element."""
+        self.page.evaluate(SETTLED)
         self.page.evaluate(AXE.read_text(encoding="utf-8") + "\n;0")
         found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         return [

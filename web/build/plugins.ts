@@ -1,4 +1,5 @@
-// Two small build steps: compressed twins of the assets, and the character maps that Chinese PDFs need.
+// Three small build steps: compressed twins of the assets, the character maps that Chinese PDFs need, the licences of
+// what was built in.
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
@@ -44,6 +45,32 @@ export function pdfData(): Plugin {
       }
     },
   };
+}
+
+/** Writes `licenses.txt`: name, version and licence of every package that ended up in the build. */
+export function licenses(): Plugin {
+  return {
+    name: 'sightline-licenses',
+    apply: 'build',
+    generateBundle(_, bundle) {
+      const modules = Object.values(bundle).flatMap((file) => (file.type === 'chunk' ? file.moduleIds : []));
+      const roots = modules.flatMap(
+        (id) => /^.*\/node_modules\/(?:@[^/]+\/)?[^/]+(?=\/)/.exec(id)?.[0] ?? [],
+      );
+      const source = [...new Set([...roots, resolve('node_modules/pdfjs-dist')])]
+        .sort()
+        .map(licenceOf)
+        .join('\n\n');
+      this.emitFile({ type: 'asset', fileName: 'licenses.txt', source });
+    },
+  };
+}
+
+function licenceOf(root: string): string {
+  const about = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, string>;
+  const file = readdirSync(root).find((name) => /^licen[cs]e/i.test(name));
+  const text = file ? readFileSync(join(root, file), 'utf8').trim() : '';
+  return `---- ${about['name']} ${about['version']} (${about['license']})\n\n${text}\n`;
 }
 
 function files(folder: string): string[] {

@@ -102,6 +102,18 @@ test('a document task sends one PDF with its pages; a video task its video and n
   });
 });
 
+test('the password of a locked PDF goes with it, in both kinds of question', async () => {
+  const open = { ...asking, passwordOf: () => 'secret' };
+  const task = turn('1', '', [media('d', 'pdf', { pages: 3, locked: true })], '', 'doc_analyze');
+  expect((await call(chat(task), task, open, inline)).body['options']).toEqual({
+    progress: true,
+    password: 'secret',
+  });
+  const plain = { ...task, task: 'chat' as const };
+  const asked = (await call(chat(plain), plain, open, inline)).body['messages'] as { content: unknown[] }[];
+  expect(asked[0]?.content[0]).toMatchObject({ type: 'file', password: 'secret' });
+});
+
 test('a task of one picture gets the first of the latest ones', async () => {
   const second = turn('2', 'the star', [], '', 'ground');
   const made = await call(chat(turn('1', '', [media('a'), media('b')], 'x'), second), second, asking, inline);
@@ -109,9 +121,9 @@ test('a task of one picture gets the first of the latest ones', async () => {
 });
 
 test('a copied command reads the picture from its file and quotes for the shell', async () => {
-  const one = turn('1', 'Cost in $ or `€`?', [media('my picture')], '');
+  const one = turn('1', 'Cost in $ or `€`?', [media("it's $(my) picture")], '');
   const text = curl(await call(chat(one), one, asking, placeholder), 'http://h/v1/chat/completions', true);
-  expect(text).toContain("$(base64 -w0 'my_picture.png')");
+  expect(text).toContain("$(base64 -w0 -- 'it'\\''s $(my) picture.png')");
   expect(text).toContain('Cost in \\$ or \\`€\\`?');
   expect(text).toContain('Authorization: Bearer $SIGHTLINE_KEY');
 });

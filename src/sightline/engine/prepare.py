@@ -11,10 +11,10 @@ from functools import cached_property
 
 import numpy as np
 
-from sightline.engine.constrain import GrammarCompiler
+from sightline.engine.constrain import Constraint, GrammarCompiler
 from sightline.engine.prompt import Clip, Picture, Prompt, Visual
 from sightline.engine.turns import count_turns, without_oldest
-from sightline.errors import InvalidRequest, PromptTooLong
+from sightline.errors import InvalidRequest, InvalidSchema, PromptTooLong, TooManyPages
 from sightline.media.clips import ClipRule, timestamps
 from sightline.media.decoders import Decoders
 from sightline.media.images import ResizeRule
@@ -22,7 +22,20 @@ from sightline.model.load import Model
 from sightline.model.positions import Grid, token_positions
 from sightline.model.prompt import EncodedPrompt, Moment, encode_pieces, render
 from sightline.settings import MediaSettings
-from sightline.types import Conversation, Document, Image, Page, Part, PictureInfo, Sampling, Text, Video, VideoInfo
+from sightline.types import (
+    Calls,
+    Conversation,
+    Document,
+    Grammar,
+    Image,
+    Page,
+    Part,
+    PictureInfo,
+    Sampling,
+    Text,
+    Video,
+    VideoInfo,
+)
 
 _LONGEST_TOKEN = 128  # bytes; a text longer than this times the context cannot fit, whatever its tokens are
 # When turns must go, so many go that the answer has room for `max_tokens`, at most this and a quarter of the context:
@@ -86,7 +99,16 @@ class Preparer:
                 if not isinstance(part, Document):
                     parts.append(part)
                     continue
-                pages = await self.pages(part, room)
+                try:
+                    pages = await self.pages(part, room)
+                except TooManyPages:
+                    if room == self._media.max_pages:
+                        raise
+                    raise TooManyPages(
+                        f"the documents have more than {self._media.max_pages} pages together, the limit of one "
+                        "request; name fewer with 'pages', or ask about fewer documents at once",
+                        param=part.param,
+                    ) from None
                 room -= len(pages)
                 for page in pages:
                     parts += [Text(f"Page {page.number}: "), page] if len(pages) > 1 else [page]
@@ -175,11 +197,18 @@ class Preparer:
             next_position=following,
             visuals=tuple(visuals),
             max_new=self._max_context - length,
-            constraint=self._grammars.compile(sampling.grammar) if sampling.grammar else None,
+            constraint=self._constraint(sampling.grammar) if sampling.grammar else None,
             salt=b"tenant " + tenant.encode(),
             dropped_turns=dropped,
             videos=tuple(visual.info for visual in seen if isinstance(visual, Clip)),
         )
+
+    def _constraint(self, grammar: Grammar | Calls) -> Constraint:
+        try:
+            return self._grammars.compile(grammar)
+        except InvalidSchema as error:
+            error.param = grammar.param
+            raise
 
     def _fitted(
         self, conversation: Conversation, seen: Sequence[Picture | Clip], max_tokens: int
@@ -204,9 +233,10 @@ class Preparer:
         if length >= self._max_context:
             shown = sum(span.count for span in encoded.spans)
             allowed = "" if conversation.may_drop_turns else ', or let the oldest turns go ("truncation": "auto")'
+            smaller = ", send fewer images or lower max_pixels" if shown else ""
             raise PromptTooLong(
                 f"the prompt has {length} tokens ({shown} of them pictures), the context holds {self._max_context} and "
-                f"one is needed for the answer; shorten it, send fewer images or lower max_pixels{allowed}",
+                f"one is needed for the answer; shorten it{smaller}{allowed}",
                 param="messages",
             )
         return dropped, encoded

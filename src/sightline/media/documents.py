@@ -146,7 +146,9 @@ def page_numbers(document: Document, count: int, most: int) -> list[int]:
         if not 1 <= first <= last:
             raise InvalidRequest(f"pages is {asked[:80]!r}; write numbers and ranges such as '1-3,7'", param=param)
         if last > count:
-            raise InvalidRequest(f"pages asks for page {last}, the document has {count}; ask for less", param=param)
+            raise InvalidRequest(
+                f"pages asks for page {last}, the last of the document is {count}; name pages up to it", param=param
+            )
         numbers.update(range(first, last + 1))
     if len(numbers) > most:
         raise TooManyPages(

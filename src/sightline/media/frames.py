@@ -67,6 +67,14 @@ OTHERS: Final = (
     ("a sound file", 0, b"ID3"),
     ("a PDF", 0, b"%PDF"),
 )
+PICTURE: Final = "not a video; send it as an 'image_url' part, or in 'images'"
+ELSEWHERE: Final = {  # what has a place of its own: in a chat, in a task
+    "a HEIC or AVIF picture": PICTURE,
+    "a JPEG picture": PICTURE,
+    "a PNG picture": PICTURE,
+    "a WebP picture": PICTURE,
+    "a PDF": "not a video; send it as a 'file' part, or in 'documents'",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +178,8 @@ def _kind(data: bytes) -> str:
     """The demuxer for what the first bytes announce. Raises InvalidVideo naming what they announce instead."""
     for what, offset, magic in OTHERS:
         if data.startswith(magic, offset):
-            raise InvalidVideo(f"{UNREADABLE} (this is {what}, which is not supported; {CONVERT})")
+            way_out = ELSEWHERE.get(what, f"which is not supported; {CONVERT}")
+            raise InvalidVideo(f"{UNREADABLE} (this is {what}, {way_out})")
     for kind, offset, magic in CLIPS:
         if data.startswith(magic, offset):
             return kind

@@ -151,7 +151,8 @@ def wished(rule: ClipRule, video: Video, settings: MediaSettings) -> ClipRule:
         raise refuse(f"fps is {video.fps:g} and num_frames is {video.num_frames}; send one of them")
     start, end = video.start or 0.0, video.end
     if start < 0 or (end is not None and end <= start):
-        raise refuse(f"start is {start:g} and end is {end}; both are seconds, and end comes after start")
+        last = "not given" if end is None else f"{end:g}"
+        raise refuse(f"start is {start:g} and end is {last}; both are seconds from 0, and end comes after start")
     if video.min_pixels and video.max_pixels and video.min_pixels > video.max_pixels:
         raise refuse(
             f"min_pixels is {video.min_pixels}, above max_pixels, which is {video.max_pixels}; lower min_pixels"

@@ -228,7 +228,7 @@ class Service:
         request.state.task = task.name
         request.state.pictures = openai.picture_bytes(conversation)
         request_id: str = request.state.request_id
-        opening = open_answers(self.ledger, conversation, (sampling,), request_id, task.name)
+        opening = open_answers(self.ledger, conversation, (sampling,), request_id, task.name, task.lane)
         options = asked.options or wire_tasks.Options.model_validate({})
         stream = stream or bool(options.stream)
         streamed = partial(EventStream, request_id=request_id, error_event=infer.error_event)
@@ -282,7 +282,7 @@ class Service:
         finding = self.sources.of(partial(infer.analysis, asked, self.backend.defaults))
         task, document, text, sampling = await finding
         pages = await self.backend.pages(document)
-        ask = partial(self.ledger.generate, request_id=request_id, task=named, lane="bulk")
+        ask = partial(self.ledger.generate, request_id=request_id, task=named, lane=task.lane)
         return DocumentReading(task, pages, text, sampling, ask)
 
     async def _read(self, request: Request) -> tuple[wire.ChatRequest, tuple[bytes, ...]]:

@@ -17,7 +17,8 @@ def content_kind(request: Request, *known: str) -> str:
     """The content type without its parameters, one of `known`. Raises UnsupportedMediaType naming them."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in known:
-        raise UnsupportedMediaType(f"the content type is {strict_json.shown(kind)}; send {' or '.join(known)}")
+        seen = f"the content type is {strict_json.shown(kind)}" if kind else "the request has no content type"
+        raise UnsupportedMediaType(f"{seen}; send {' or '.join(known)}")
     coding = request.headers.get("content-encoding", "identity").lower()
     if coding != "identity":
         raise UnsupportedMediaType(f"the content encoding is {strict_json.shown(coding)}; send the body uncompressed")

@@ -22,6 +22,8 @@ from sightline.errors import (
     Overloaded,
     SightlineError,
     Unavailable,
+    UnknownImageFormat,
+    UnsupportedImage,
     VideoTooLarge,
     VideoTooLong,
 )
@@ -54,6 +56,7 @@ OUR_FAULT = 5000
 PAGE_OPTIONS = ("pages", "dpi", "password")
 CLIP_OPTIONS = ("fps", "num_frames", "start", "end")
 IMAGE_WAY_OUT = "convert to JPG or PNG (supported are JPEG, PNG, WebP, BMP, GIF and HEIC)"
+NAMED_FIELDS = ("images[", "videos[", "documents[", "options.")  # of ours; below this nobody knows a message's place
 
 
 def question(
@@ -213,8 +216,9 @@ def error_event(error: SightlineError, request_id: str) -> str:
 def error_reply(error: SightlineError, request_id: str) -> TaskReply:
     """The error as it goes over the wire; its message is safe to send."""
     code = next((code for kind, code in CODES.items() if isinstance(error, kind)), OUR_FAULT)
-    msg = f"{error.message}; {IMAGE_WAY_OUT}" if isinstance(error, InvalidImage) else error.message
-    if error.param and error.param.startswith(("images[", "videos[")) and error.param not in msg:
+    of_unread_kind = isinstance(error, UnknownImageFormat | UnsupportedImage)
+    msg = f"{error.message}; {IMAGE_WAY_OUT}" if of_unread_kind else error.message
+    if error.param and error.param.startswith(NAMED_FIELDS) and error.param not in msg:
         msg += f" ({error.param})"
     return TaskReply(request_id=request_id, code=code, msg=msg, result=None)
 

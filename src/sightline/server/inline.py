@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Protocol
@@ -17,11 +16,13 @@ from sightline.errors import (
     InvalidVideo,
     RemoteMediaDisabled,
 )
+from sightline.strict_json import shown
 from sightline.types import Medium
 
 # Spaces and line breaks are taken out first: the `base64` command wraps its lines.
 BLANKS = re.compile(r"[ \t\r\n]")
 FILE_NAME = re.compile(r"\.(jpe?g|png|webp|bmp|gif|heic|mp4|webm|mov|mkv|pdf)$", re.IGNORECASE)
+OTHER_CHARACTER = re.compile(r"[^A-Za-z0-9+/=]|=(?==*[^=])")
 PATH = re.compile(r"(\.{0,2}/|~|\\|[A-Za-z]:[\\/])")
 
 BEGINNINGS: Mapping[Medium, str] = {
@@ -72,11 +73,21 @@ def inline_bytes(text: str, param: str, medium: Medium = "image") -> bytes:
         raise _refusal(EMPTY, "it is empty", param, medium)
     try:
         return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:  # ValueError: characters outside ASCII
+    except ValueError:
         if PATH.match(text):  # only now: base64 of a JPEG begins with a slash
             raise _no_file(param, medium) from None
         way_out = f"send the file's bytes as base64, best as {SAMPLES[medium]}"
-        raise _refusal(UNREADABLE, f"it is not base64 ({error}); {way_out}", param, medium) from None
+        raise _refusal(UNREADABLE, f"it is not base64 ({_flaw(data)}); {way_out}", param, medium) from None
+
+
+def _flaw(data: str) -> str:
+    """What keeps a text without blanks from being base64."""
+    other = OTHER_CHARACTER.search(data)
+    if other:
+        return f"character {other.start() + 1} is {shown(other[0])}"
+    if len(data) % 4:
+        return f"its {len(data)} characters are not whole groups of four; the end may be missing"
+    return "its end has too many '='"
 
 
 def _base64_text(text: str, param: str, medium: Medium) -> str:

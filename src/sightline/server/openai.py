@@ -58,7 +58,14 @@ def conversation(request: wire.ChatRequest, pictures: Sequence[bytes] = (), read
     if pictures:
         (message,) = messages
         images = (
-            Image(data, min_pixels=request.min_pixels, max_pixels=request.max_pixels, param=f"image[{index}]")
+            Image(
+                data,
+                request.min_pixels,
+                request.max_pixels,
+                request.resized_height,
+                request.resized_width,
+                param=f"image[{index}]",
+            )
             for index, data in enumerate(pictures)
         )
         messages = (replace(message, parts=(*images, *message.parts)),)
@@ -116,14 +123,8 @@ def _part(part: wire_parts.Part, param: str, request: wire.ChatRequest, read: Re
             most = min(most or LOW_DETAIL_PIXELS, LOW_DETAIL_PIXELS)
     else:
         data = read(part.image, f"{param}.image")
-    return Image(
-        data,
-        min_pixels=least,
-        max_pixels=most,
-        resized_height=part.resized_height,
-        resized_width=part.resized_width,
-        param=param,
-    )
+    sized = request if part.resized_height is None and part.resized_width is None else part
+    return Image(data, least, most, sized.resized_height, sized.resized_width, param=param)
 
 
 def clip(sent: str | Sequence[str], param: str, read: Read) -> Video:
@@ -225,7 +226,7 @@ def _grammar(wanted: wire.ResponseFormat | None) -> Grammar | None:
         raise MissingField(
             "'response_format.json_schema' is missing; it is required", param="response_format.json_schema"
         )
-    return Grammar(json.dumps(wanted.json_schema.body, ensure_ascii=False))
+    return Grammar(json.dumps(wanted.json_schema.body, ensure_ascii=False), "response_format.json_schema.schema")
 
 
 def _check_choice(request: wire.ChatRequest) -> None:
@@ -255,12 +256,12 @@ def _calls(request: wire.ChatRequest) -> Calls | None:
     several = request.parallel_tool_calls is not False
     if isinstance(request.tool_choice, wire.NamedTool):
         named = tuple(function for function in functions if function[0] == request.tool_choice.name)
-        return Calls(named, needed=True, several=False)
+        return Calls(named, needed=True, several=False, param="tools")
     if request.tool_choice == "required":
-        return Calls(functions, needed=True, several=several)
+        return Calls(functions, needed=True, several=several, param="tools")
     free_text = request.response_format is None or request.response_format.type == "text"
     if functions and request.tool_choice != "none" and not several and free_text:
-        return Calls(functions, needed=False, several=False)
+        return Calls(functions, needed=False, several=False, param="tools")
     return None
 
 

@@ -71,5 +71,5 @@ def sampling(
         temperature=temperature,
         top_p=defaults.top_p if top_p is None else top_p,
         top_logprobs=0,  # confidence is made of them
-        grammar=None if schema is None else Grammar(schema),
+        grammar=None if schema is None else Grammar(schema, "options.schema"),
     )

@@ -1,7 +1,7 @@
 """Every task, one entry each: what it is asked with and what its answer looks like. Knows no HTTP and no engine.
 
-An entry has no queue, cache or degradation policy: there is one queue, no result cache and no second model yet, so
-nothing would read them.
+An entry has no cache or degradation policy: there is no result cache and no second model yet, so nothing would read
+them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline.errors import InvalidRequest
-from sightline.types import PictureInfo
+from sightline.types import Lane, PictureInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Task:
     max_images: int | None = None  # None: as many as the server takes
     max_videos: int = 0  # a task that takes any is asked about clips, not about pictures
     paged: bool = False  # asked of each page of a document, see documents.py
+    lane: Lane = "interactive"  # of a live call; a batch asks in bulk whatever the task
     refine: Callable[[Any, Sequence[PictureInfo]], Any] | None = None  # makes `data` of the parsed answer
 
     @property
@@ -99,7 +100,7 @@ _ALL = (
         max_images=1,
     ),
     Task("ocr", question="Read all the text.", max_tokens=2048, max_images=1),
-    Task("doc_analyze", question="Read all the text.", max_tokens=1024, paged=True),
+    Task("doc_analyze", question="Read all the text.", max_tokens=1024, paged=True, lane="bulk"),
     Task(
         "video_qa",
         question="Describe what happens in the video.",

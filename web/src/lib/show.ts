@@ -1,5 +1,5 @@
 // Writes figures for people: durations, sizes, shares. Takes the words of the language.
-import type { Dictionary } from './i18n/en';
+import type { Dictionary } from './i18n/dictionary';
 
 export function duration(ms: number, t: Dictionary['stats']): string {
   if (ms < 995) return t.milliseconds(Math.round(ms));

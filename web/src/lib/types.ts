@@ -22,6 +22,8 @@ export interface Media {
   thumb: string;
   duration?: number;
   pages?: number;
+  /** A PDF that opens only with a password; `pages` is known once it was given. */
+  locked?: boolean;
   /** Pages to read, such as "1-3, 8"; empty for all. */
   range?: string;
 }

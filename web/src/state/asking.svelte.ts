@@ -5,7 +5,7 @@ import { troubleOf } from '$lib/problems';
 import { Refused } from '$lib/api/read';
 import { running, type Answer, type Chat, type Turn } from '$lib/types';
 import { addTurn, save, touch } from './chats.svelte';
-import { FileGone, inline } from './files.svelte';
+import { FileGone, inline, passwordOf } from './files.svelte';
 import { announce } from './notices.svelte';
 import { prefs, secret, words } from './prefs.svelte';
 import { refresh, server } from './server.svelte';
@@ -23,6 +23,7 @@ export const asking = (model: string | null): Asking => ({
   model,
   temperature: prefs.steady ? 0 : null,
   maxTokens: prefs.maxTokens,
+  passwordOf,
 });
 
 const fresh = (model: string | null): Answer => ({ model, state: 'held', text: '', pieces: 0, startedAt: 0 });

@@ -1,12 +1,12 @@
 // The question being put together: words, files, task and its options.
 import { EMPTY_FIELDS, schemaOf, type Field } from '$lib/answer/schema';
 import { READS } from '$lib/api/body';
-import { load, Unsendable } from '$lib/media/load';
+import { load, lookIntoPdf, Unsendable } from '$lib/media/load';
 import { pagesOf } from '$lib/media/pages';
 import { newId, type Media, type MediaKind, type Task } from '$lib/types';
 import { currentChat, openChat, saveFile } from './chats.svelte';
 import { submit } from './asking.svelte';
-import { forget } from './files.svelte';
+import { blobOf, forget, keepPassword } from './files.svelte';
 import { announce, toast } from './notices.svelte';
 import { words } from './prefs.svelte';
 import { limits } from './server.svelte';
@@ -58,6 +58,18 @@ function explain(error: Unsendable): string {
   return t[error.fault](error.fileName);
 }
 
+/** Tries a password on a locked PDF. Returns whether it opened. */
+export async function unlock(media: Media, password: string): Promise<boolean> {
+  const blob = await blobOf(media);
+  try {
+    if (blob) Object.assign(media, await lookIntoPdf(blob, password));
+  } catch {
+    return false;
+  }
+  keepPassword(media, password);
+  return true;
+}
+
 /** A file that the chosen task cannot read chooses the task that is made for it. */
 function suggestTask(kind: MediaKind): void {
   const fits = composer.task === 'chat' ? kind === 'image' : READS[composer.task].kind === kind;
@@ -92,6 +104,8 @@ export function obstacle(): string {
   const reads = task === 'chat' ? null : READS[task];
   if (reads && !used.some((one) => one.kind === reads.kind)) return t.dock.needsMedia[reads.kind];
   if (reads?.single && media.filter((one) => one.kind === reads.kind).length > 1) return t.dock.oneMedia;
+  const locked = media.find((one) => one.locked && !one.pages);
+  if (locked) return t.media.passwordNeeded(locked.name);
   const bad = media.find((one) => one.pages && pagesOf(one.range ?? '', one.pages) === null);
   if (bad) return t.media.rangeBad(bad.pages ?? 0);
   if (task === 'extract' && !currentSchema())

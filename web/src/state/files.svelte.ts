@@ -4,6 +4,8 @@ import { dataUrl } from '$lib/media/load';
 import { store } from './storage';
 
 const blobs = new Map<string, Blob>();
+/** Passwords of PDFs, by media id. Never stored. */
+const passwords = new Map<string, string>();
 const urls = new Map<string, string>();
 
 export function keep(id: string, blob: Blob): void {
@@ -37,6 +39,12 @@ export async function inline(media: Media): Promise<string> {
 }
 
 export class FileGone extends Error {}
+
+export const passwordOf = (media: Media): string | undefined => passwords.get(media.id);
+
+export function keepPassword(media: Media, password: string): void {
+  passwords.set(media.id, password);
+}
 
 export function forget(id: string): void {
   const url = urls.get(id);

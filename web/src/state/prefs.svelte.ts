@@ -1,5 +1,6 @@
 // What this person chose, kept in the browser: language, look, how to answer. The key only if they say so.
-import { en, type Dictionary } from '$lib/i18n/en';
+import type { Dictionary } from '$lib/i18n/dictionary';
+import { en } from '$lib/i18n/en';
 import { zh } from '$lib/i18n/zh';
 
 export type Lang = 'en' | 'zh';

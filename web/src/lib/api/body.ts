@@ -9,6 +9,8 @@ export interface Asking {
   model: string | null;
   temperature: number | null;
   maxTokens: number | null;
+  /** The password of a locked PDF. */
+  passwordOf?: (media: Media) => string | undefined;
 }
 
 export interface Call {
@@ -32,7 +34,7 @@ export async function call(chat: Chat, turn: Turn, asking: Asking, inline: Inlin
 export async function chatBody(chat: Chat, turn: Turn, asking: Asking, inline: Inline) {
   return {
     ...(asking.model && { model: asking.model }),
-    messages: await messages(chat, turn, inline),
+    messages: await messages(chat, turn, asking, inline),
     stream: true,
     stream_options: { include_usage: true, include_progress: true },
     ...(asking.temperature !== null && { temperature: asking.temperature }),
@@ -41,7 +43,7 @@ export async function chatBody(chat: Chat, turn: Turn, asking: Asking, inline: I
 }
 
 /** All turns up to this one. The pictures of a turn without an answer go with the next question. */
-export async function messages(chat: Chat, turn: Turn, inline: Inline): Promise<unknown[]> {
+export async function messages(chat: Chat, turn: Turn, asking: Asking, inline: Inline): Promise<unknown[]> {
   const found: unknown[] = [];
   let waiting: Media[] = [];
   for (const past of chat.turns) {
@@ -52,7 +54,10 @@ export async function messages(chat: Chat, turn: Turn, inline: Inline): Promise<
     const text = past.text || DEFAULT_TEXT[past.task] || '';
     found.push({
       role: 'user',
-      content: [...(await Promise.all(waiting.map((one) => part(one, inline)))), { type: 'text', text }],
+      content: [
+        ...(await Promise.all(waiting.map((one) => part(one, asking, inline)))),
+        { type: 'text', text },
+      ],
     });
     waiting = [];
     if (last) break;
@@ -61,11 +66,11 @@ export async function messages(chat: Chat, turn: Turn, inline: Inline): Promise<
   return found;
 }
 
-async function part(media: Media, inline: Inline): Promise<unknown> {
+async function part(media: Media, asking: Asking, inline: Inline): Promise<unknown> {
   const url = await inline(media);
   if (media.kind === 'video') return { type: 'video_url', video_url: { url } };
   if (media.kind === 'pdf')
-    return { type: 'file', file: { file_data: url, filename: media.name }, ...pagesIn(media) };
+    return { type: 'file', file: { file_data: url, filename: media.name }, ...pagesIn(media, asking) };
   return { type: 'image_url', image_url: { url } };
 }
 
@@ -92,18 +97,22 @@ async function taskBody(chat: Chat, turn: Turn, asking: Asking, inline: Inline) 
     options: {
       progress: true,
       ...(turn.task === 'extract' && turn.schema && { schema: JSON.parse(turn.schema) as unknown }),
-      ...(turn.task === 'doc_analyze' && media[0] && pagesIn(media[0])),
+      ...(turn.task === 'doc_analyze' && media[0] && pagesIn(media[0], asking)),
       ...(turn.task === 'video_qa' && asking.temperature !== null && { temperature: asking.temperature }),
       ...(asking.maxTokens !== null && { max_tokens: asking.maxTokens }),
     },
   };
 }
 
-/** The pages wanted, in the plain form that the server reads. */
-function pagesIn(media: Media): { pages?: string } {
+/** The pages wanted, in the plain form that the server reads, and the password. */
+function pagesIn(media: Media, asking: Asking): { pages?: string; password?: string } {
   const count = media.pages ?? 0;
   const pages = media.range && pagesOf(media.range, count);
-  return pages && pages.length < count ? { pages: rangeOf(pages, count) } : {};
+  const password = asking.passwordOf?.(media);
+  return {
+    ...(pages && pages.length < count && { pages: rangeOf(pages, count) }),
+    ...(password && { password }),
+  };
 }
 
 /** Every picture, video and document a turn can see: its own and those of the turns before. */

@@ -25,10 +25,12 @@ export async function ask(call: Call, key: string, answer: Answer, signal: Abort
     const body: unknown = await response.json().catch(() => null);
     throw new Refused(problemOf(body, response.status, response.headers));
   }
+  // Read to the end: a stream that is left before it would cost the connection, which the next question can use.
+  let whole = false;
   for await (const event of events(response.body)) {
-    if (!readEvent(event, answer, performance.now())) return;
+    if (!whole) whole = !readEvent(event, answer, performance.now());
   }
-  throw new TypeError('the stream ended before the answer did');
+  if (!whole) throw new TypeError('the stream ended before the answer did');
 }
 
 /** The JSON of a GET, or null when it is not there or no server answers. */

@@ -1,17 +1,20 @@
 // Writes a question as a command or a program that a person can run. Pictures are read from files, by name.
-import type { Media } from '$lib/types';
 import type { Call, Inline } from './body';
 
-/** Stands in for a file's content while the body is made; `{{name}}` cannot occur in base64. */
-export const placeholder: Inline = async (media) => `data:${media.mime};base64,{{${fileName(media)}}}`;
+/** Stands in for a file's content while the body is made. Braces cannot occur in base64, nor in an encoded name. */
+export const placeholder: Inline = async (media) =>
+  `data:${media.mime};base64,{{${encodeURIComponent(media.name)}}}`;
 
-const fileName = (media: Media): string => media.name.replace(/[^\w.\-\u4e00-\u9fff]+/g, '_') || 'file';
+const shellQuoted = (name: string): string => `'${name.replaceAll("'", "'\\''")}'`;
 
 /** A shell command. The body goes in by a here-document, so no quoting of the words is needed. */
 export function curl(call: Call, address: string, key: boolean): string {
   const auth = key ? ` -H "Authorization: Bearer $SIGHTLINE_KEY"` : '';
   const escaped = JSON.stringify(call.body, null, 1).replace(/[\\$`]/g, '\\$&');
-  const body = escaped.replace(/\{\{([^}]+)\}\}/g, (_, name: string) => `$(base64 -w0 '${name}')`);
+  const body = escaped.replace(
+    /\{\{([^}]+)\}\}/g,
+    (_, name: string) => `$(base64 -w0 -- ${shellQuoted(decodeURIComponent(name))})`,
+  );
   return `curl -N ${address} -H 'Content-Type: application/json'${auth} -d @- <<BODY\n${body}\nBODY\n`;
 }
 
@@ -53,7 +56,9 @@ function pythonValue(value: unknown, depth: number): string {
   }
   if (typeof value === 'string') {
     const file = /^data:([^;]+);base64,\{\{([^}]+)\}\}$/.exec(value);
-    return file ? `inline(${JSON.stringify(file[2])}, ${JSON.stringify(file[1])})` : JSON.stringify(value);
+    return file
+      ? `inline(${JSON.stringify(decodeURIComponent(file[2] ?? ''))}, ${JSON.stringify(file[1])})`
+      : JSON.stringify(value);
   }
   if (value === null) return 'None';
   return value === true ? 'True' : value === false ? 'False' : String(value);

@@ -150,8 +150,11 @@ export const en = {
       `${name} has ${size}; the limit is ${limit}. Make it smaller and try again.`,
     empty: (name: string) => `${name} is empty.`,
     many: (n: number) => `A question takes at most ${plural(n, 'picture')}.`,
-    pdfBroken: (name: string) =>
-      `${name} cannot be opened as a PDF. It may be damaged or locked with a password.`,
+    pdfBroken: (name: string) => `${name} cannot be opened as a PDF. It may be damaged.`,
+    password: 'Password',
+    passwordHint: 'opens the PDF; kept until this page is closed',
+    passwordWrong: 'This password does not open the PDF.',
+    passwordNeeded: (name: string) => `${name} is locked. Type its password first.`,
     videoBroken: (name: string) => `${name} cannot be played here. The server may still read it.`,
   },
   camera: {
@@ -161,7 +164,6 @@ export const en = {
     starting: 'Starting the camera…',
     denied: 'The camera is blocked. Allow it in the address bar, or pick a file.',
     none: 'No camera was found. Pick a file instead.',
-    insecure: 'Browsers open the camera only over https or on localhost. Pick a file instead.',
     pick: 'Pick a file',
     photo: 'Photo',
   },
@@ -393,12 +395,3 @@ export const en = {
     unavailable: 'This server does not give its status.',
   },
 };
-
-type Words<T> = T extends string
-  ? string
-  : T extends (...args: infer A) => string
-    ? (...args: A) => string
-    : { [K in keyof T]: Words<T[K]> };
-
-/** What a language must have. A missing or surplus string is a type error. */
-export type Dictionary = Words<typeof en>;

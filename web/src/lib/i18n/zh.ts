@@ -1,5 +1,5 @@
 // 界面上的全部中文文字。类型与英文一致，缺一条就无法编译。
-import type { Dictionary } from './en';
+import type { Dictionary } from './dictionary';
 
 export const zh: Dictionary = {
   name: '中文',
@@ -131,7 +131,11 @@ export const zh: Dictionary = {
     large: (name, size, limit) => `${name} 有 ${size}，上限是 ${limit}。请缩小后重试。`,
     empty: (name) => `${name} 是空文件。`,
     many: (n) => `一次提问最多 ${n} 张图片。`,
-    pdfBroken: (name) => `${name} 无法作为 PDF 打开，可能已损坏或设有密码。`,
+    pdfBroken: (name) => `${name} 无法作为 PDF 打开，可能已损坏。`,
+    password: '密码',
+    passwordHint: '用于打开 PDF，关闭页面后即清除',
+    passwordWrong: '密码不对，无法打开这个 PDF。',
+    passwordNeeded: (name) => `${name} 已加密，请先输入密码。`,
     videoBroken: (name) => `${name} 无法在这里播放，服务器也许能读取。`,
   },
   camera: {
@@ -141,7 +145,6 @@ export const zh: Dictionary = {
     starting: '正在打开摄像头…',
     denied: '摄像头被禁止使用。请在地址栏中允许，或改为选择文件。',
     none: '没有找到摄像头，请改为选择文件。',
-    insecure: '浏览器只在 https 或 localhost 下允许使用摄像头，请改为选择文件。',
     pick: '选择文件',
     photo: '照片',
   },

@@ -74,17 +74,22 @@ async function loadImage(file: Blob, name: string, kind: Kind, limits: Limits): 
 }
 
 async function loadPdf(file: Blob, name: string, kind: Kind): Promise<Loaded> {
-  const { open } = await import('./pdf');
+  const { Locked } = await import('./pdf');
+  const blob = new Blob([file], { type: kind.mime });
   try {
-    const pdf = await open(file);
-    const canvas = await pdf.draw(1, THUMB);
-    const thumb = canvas.toDataURL('image/jpeg', 0.8);
-    const rest = { pages: pdf.pages, thumb };
-    pdf.close();
-    return made(kind, name, new Blob([file], { type: kind.mime }), rest);
-  } catch {
+    return made(kind, name, blob, await lookIntoPdf(blob));
+  } catch (error) {
+    if (error instanceof Locked) return made(kind, name, blob, { locked: true });
     throw new Unsendable('pdfBroken', name);
   }
+}
+
+/** How many pages a PDF has, and its first one small. Raises as `open` in pdf.ts. */
+export async function lookIntoPdf(blob: Blob, password?: string): Promise<{ pages: number; thumb: string }> {
+  const { open } = await import('./pdf');
+  const pdf = await open(blob, password);
+  const canvas = await pdf.draw(1, THUMB).finally(() => pdf.close());
+  return { pages: pdf.pages, thumb: canvas.toDataURL('image/jpeg', 0.8) };
 }
 
 /** A video the browser cannot play is sent all the same: the server knows more kinds. */

@@ -11,16 +11,24 @@ export interface Pdf {
   close(): void;
 }
 
-/** Raises when the file is no PDF, damaged, or locked. */
-export async function open(file: Blob): Promise<Pdf> {
+/** A PDF that does not open without a password, or not with this one. */
+export class Locked extends Error {}
+
+/** Raises Locked, or something else when the file is no PDF or damaged. */
+export async function open(file: Blob, password = ''): Promise<Pdf> {
   const at = (path: string) => new URL(path, document.baseURI).href;
-  const document_ = await pdfjs.getDocument({
-    data: new Uint8Array(await file.arrayBuffer()),
-    cMapUrl: at('pdf/cmaps/'),
-    standardFontDataUrl: at('pdf/standard_fonts/'),
-    isEvalSupported: false,
-    enableXfa: false,
-  }).promise;
+  const document_ = await pdfjs
+    .getDocument({
+      data: new Uint8Array(await file.arrayBuffer()),
+      password,
+      cMapUrl: at('pdf/cmaps/'),
+      standardFontDataUrl: at('pdf/standard_fonts/'),
+      isEvalSupported: false,
+      enableXfa: false,
+    })
+    .promise.catch((error: unknown) => {
+      throw error instanceof Error && error.name === 'PasswordException' ? new Locked() : error;
+    });
   return {
     pages: document_.numPages,
     async draw(number, side) {
