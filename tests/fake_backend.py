@@ -32,10 +32,11 @@ def says(*texts: str) -> tuple[Delta, ...]:
 
 
 class FakeAnswer:
-    def __init__(self, steps: Sequence[Step], asked: Conversation, sampling: Sampling):
+    def __init__(self, steps: Sequence[Step], asked: Conversation, sampling: Sampling, lane: Lane = "interactive"):
         self.steps = list(steps)
         self.asked = asked
         self.sampling = sampling
+        self.lane = lane
         self.pictures = (PictureInfo(original=(40, 60), resized=(32, 64), tokens=4),)
         self.videos: tuple[VideoInfo, ...] = ()
         self.dropped_turns = 2
@@ -127,7 +128,7 @@ class FakeBackend:
             raise
         if self.refusal:
             raise self.refusal
-        answer = FakeAnswer(self.steps, conversation, sampling)
+        answer = FakeAnswer(self.steps, conversation, sampling, lane)
         self.answers.append(answer)
         return answer
 

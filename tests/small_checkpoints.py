@@ -22,10 +22,10 @@ Stored = tuple[str, tuple[int, ...], bytes]  # safetensors type, shape, little-e
 
 
 def copy(variant: str, folder: Path) -> Path:
-    """The golden checkpoint `variant` in a new `folder`, with the demo model's tokenizer, which fits it."""
+    """The golden checkpoint `variant` in a new `folder`, with the tokenizer that fits it."""
     shutil.copytree(FIXTURES / variant / "checkpoint", folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.json"):
-        shutil.copy(DEMO / name, folder)
+        shutil.copy(FIXTURES / "tokenizer" / name, folder)
     return folder
 
 

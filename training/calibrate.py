@@ -28,6 +28,7 @@ SCHEMA = {
     "type": "object",
     "properties": {"merchant": {"type": "string"}, "date": {"type": "string"}, "total": {"type": "number"}},
     "required": list(FIELDS),
+    "additionalProperties": False,
 }
 
 

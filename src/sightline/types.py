@@ -110,7 +110,7 @@ class Grammar:
     """
 
     schema: str | None = None
-    param: str | None = None
+    param: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Calls:
     functions: tuple[tuple[str, str], ...]
     needed: bool
     several: bool
-    param: str | None = None
+    param: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class OfMedium(Wire):
         if OUR_NAMES.get(name) in cls.model_fields:
             return f"'{name}' is not read; here it is called '{OUR_NAMES[name]}'"
         if "type" not in cls.model_fields:
-            return f"'{name}' is not read in here; what a part's medium is wished to be stands beside its 'type'"
+            return f"'{name}' is not read inside this object; such fields stand beside the part's 'type'"
         known = ", ".join(sorted(WISHES & cls.model_fields.keys()))
         return f"'{name}' is not read in a part of this type; known are {known}"
 

@@ -44,6 +44,11 @@ class TaskRequest(_Sent):
     text: str | None = None
     options: Options | None = None
 
+    @property
+    def wishes(self) -> Options:
+        """The options, all of them None where none were sent."""
+        return self.options or Options.model_validate({})
+
 
 def parse_task(body: object) -> TaskRequest:
     """A task request out of parsed JSON. Raises InvalidRequest, MissingField or UnsupportedField naming the field."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,14 @@ def worst(report: Report) -> list[Finding]:
 def test_this_machine_runs_the_demo_model():
     result = CliRunner().invoke(app, [])
     assert result.exit_code == 0, result.stdout
-    for words in ("cores", "measured now", "Qwen3-VL-30B-A3B", "USE_ONNX_RUNTIME is accepted", "It will run."):
+    for words in (
+        "cores",
+        "measured now",
+        "Qwen3-VL-30B-A3B",
+        "USE_ONNX_RUNTIME is accepted",
+        "BATCH_SIZE is accepted",
+        "It will run.",
+    ):
         assert words in result.stdout
 
 
@@ -154,6 +162,12 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
     report = examine(None, settings, LAPTOP, SPEED)
     (problem,) = worst(report)
     assert problem == Finding("problem", "not installed: no-such-package", 'pip install "sightline[server]"')
+
+
+def test_every_package_of_the_server_is_looked_for():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    listed = project["project"]["optional-dependencies"]["server"]
+    assert set(doctor_module._SERVER_MODULES.values()) == {re.split("[<>=]", package)[0] for package in listed}
 
 
 def test_another_openvino_than_the_pinned_one_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch):

@@ -92,7 +92,7 @@ def test_inspect_tells_the_shape_of_a_folder():
         "5 layers of 192",
         "6 blocks of 160",
         "[1, 3, 5]",
-        "5,653,536 in 150",
+        "5,923,872 in 150",
         "BF16 100%",
         "instruct",
     ):
@@ -123,7 +123,7 @@ def test_inspect_reports_weights_that_do_not_belong_to_the_config(checkpoint: Pa
     config = json.loads((checkpoint / "config.json").read_text())
     edit(checkpoint / "config.json", text_config=config["text_config"] | {"num_hidden_layers": 4})
     (problem,) = look_into(checkpoint).problems
-    assert "hold 5,653,536 parameters, config.json describes 5,259,872" in problem
+    assert "hold 5,923,872 parameters, config.json describes 5,481,056" in problem
 
 
 def test_inspect_accepts_an_untied_config_whose_head_is_missing(checkpoint: Path):

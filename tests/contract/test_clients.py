@@ -92,7 +92,7 @@ SAID = {
         "streamed": "39.63",
         "answer": "39.63",
         "next_turn": "2021-07-01",
-        "structured": ["date", "merchant", "total"],
+        "structured": ["Urban Foods", "2021-07-01"],
         "bad_option": 1,
     },
 }

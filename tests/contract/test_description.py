@@ -112,7 +112,9 @@ def ids(client):
     """Ids of a new file and a new batch, for those in the examples."""
     (form,) = OPERATIONS["POST /v1/files"].examples[FORM].values()
     (asked,) = OPERATIONS["POST /v1/batches"].examples[JSON].values()
-    lines = {"file": ("questions.jsonl", base64.b64decode(form["file"]))}
+    row = json.loads(base64.b64decode(form["file"]).splitlines()[0])
+    rows = "\n".join(json.dumps(row | {"custom_id": str(number)}) for number in range(40))  # not done before a cancel
+    lines = {"file": ("questions.jsonl", rows.encode())}
     file, read = (client.post("/v1/files", files=lines, data={"purpose": "batch"}).json()["id"] for _ in range(2))
     batch = client.post("/v1/batches", json=asked | {"input_file_id": read}).json()["id"]
     return {FILE_ID: file, BATCH_ID: batch}

@@ -53,9 +53,9 @@ def test_the_totals_of_three_receipts_come_with_their_pages(client):
 
 
 def test_the_pages_to_read_can_be_named(client):
-    result = analysed(client, receipts(5), pages="2,4-5", dpi=72)
-    assert [page["page"] for page in result["data"]["pages"]] == [2, 4, 5]
-    assert [page["answer"] for page in result["data"]["pages"]] == [TOTALS[1], TOTALS[3], TOTALS[4]]
+    result = analysed(client, receipts(5), pages="1,4-5", dpi=72)
+    assert [page["page"] for page in result["data"]["pages"]] == [1, 4, 5]
+    assert [page["answer"] for page in result["data"]["pages"]] == [TOTALS[0], TOTALS[3], TOTALS[4]]
 
 
 def test_a_stream_tells_each_page_as_it_is_read_and_ends_with_the_merged_answer(client):
@@ -102,6 +102,14 @@ def test_a_file_part_of_a_chat_is_its_pages(client):
     }  # fmt: skip
     three = asked(client, receipts(3)).json()
     assert [page["page"] for page in three["sightline"]["images"]] == [1, 2, 3]
+
+
+def test_the_pages_of_several_documents_count_together(client):
+    part = {"type": "file", "file": {"file_data": data_url(receipts(2))}}
+    body = {"messages": [{"role": "user", "content": [part, part, {"type": "text", "text": TOTAL}]}]}
+    error = client.post("/v1/chat/completions", json=body).json()["error"]
+    assert (error["code"], error["param"]) == ("too_many_pages", "messages[0].content[1]")
+    assert error["message"].startswith("the documents have more than 3 pages together")
 
 
 def test_the_same_page_is_not_computed_twice(client):

@@ -156,20 +156,29 @@ def test_a_picture_that_cannot_be_used_is_the_callers_mistake(server, data, size
 
 
 @pytest.mark.parametrize(
-    ("fields", "code"),
+    ("fields", "code", "param"),
     [
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "quux"}}}},
             "invalid_schema",
+            "response_format.json_schema.schema",
         ),
-        ({"logit_bias": {"999999": 1}}, "invalid_value"),
+        (
+            {
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "quux"}}}],
+                "tool_choice": "required",
+            },
+            "invalid_schema",
+            "tools",
+        ),
+        ({"logit_bias": {"999999": 1}}, "invalid_value", "logit_bias"),
     ],
 )
-def test_what_only_the_model_can_judge_is_refused_before_the_first_token(server, fields, code):
+def test_what_only_the_model_can_judge_is_refused_before_the_first_token(server, fields, code, param):
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as caught:
             server.ask(TOTAL, stream=stream, **fields)
-        assert caught.value.code == code
+        assert (caught.value.code, caught.value.param) == (code, param)
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_counts(server):

@@ -1,19 +1,18 @@
 """An answer that must call tools is calls that can be read, with arguments that satisfy their schemas."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-import sightline
 from sightline.engine.constrain import MAX_PATTERNS, GrammarCompiler
 from sightline.errors import InvalidSchema
 from sightline.types import Calls
+from small_checkpoints import FIXTURES
 
 SIZE, END = 1024, 981
-DEFINITION = (Path(sightline.__file__).parent / "demo_model" / "tokenizer.json").read_text(encoding="utf-8")
+DEFINITION = (FIXTURES / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
 ADD = ("add", json.dumps({"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}))
 NOW = ("at.now", json.dumps({"type": "object", "additionalProperties": False}))
 CALL_ADD = '<tool_call>\n{"name": "add", "arguments": {"a": true}}\n</tool_call>'

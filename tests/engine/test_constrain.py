@@ -4,20 +4,19 @@ import json
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-import sightline
 from sightline.engine.constrain import MAX_SCHEMA_BYTES, Constraint, GrammarCompiler
 from sightline.errors import CheckpointError, InternalError, InvalidSchema
 from sightline.types import Grammar
+from small_checkpoints import FIXTURES
 
 SIZE, END, END_OF_TEXT, START = 1024, 981, 979, 980
-DEFINITION = (Path(sightline.__file__).parent / "demo_model" / "tokenizer.json").read_text(encoding="utf-8")
+DEFINITION = (FIXTURES / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 GOLDEN = Path(__file__).resolve().parent
 FIXTURES = GOLDEN / "fixtures"
 SAMPLES = GOLDEN / "samples"
+TOKENIZER = FIXTURES / "tokenizer" / "tokenizer.json"  # small, and the same whatever the demo model becomes
 DEMO_MODEL = GOLDEN.parent.parent / "src" / "sightline" / "demo_model"
 
 PICTURE_SEED = 20
@@ -39,7 +40,7 @@ GREEDY_TOKENS = 16
 CLIP_FPS = 2.0  # as Qwen's tools take frames that come as a list
 BLOCK_TOKENS = 32  # size of our key-value blocks: the `long` case lays a picture across a border of these
 
-# Ids of the demo tokenizer, so that its files fit every checkpoint written here.
+# Ids of that tokenizer, so that its files fit every checkpoint written here.
 IM_START, IM_END, END_OF_TEXT = 980, 981, 979
 VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD = 988, 989, 991, 992
 FIRST_SPECIAL = END_OF_TEXT
@@ -195,14 +196,14 @@ PIXEL_CONFIG: dict[str, Any] = {
 def main() -> None:
     torch.set_num_threads(1)  # one order of summation: the same bytes on every run
     torch.set_grad_enabled(False)
-    shutil.rmtree(FIXTURES, ignore_errors=True)
     for variant in VARIANTS:
         folder = FIXTURES / variant.name
+        shutil.rmtree(folder, ignore_errors=True)
         written = write_checkpoint(variant, folder / "checkpoint")
         model = load_model(folder / "checkpoint")
         check_parameters(model, written)
         write_cases(variant, model, folder)
-    check_answers(SAMPLES)
+    record_answers(SAMPLES)
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
@@ -320,7 +321,7 @@ def check_parameters(model: PreTrainedModel, written: Mapping[str, torch.Tensor]
 def write_cases(variant: Variant, model: PreTrainedModel, folder: Path) -> None:
     """Run every case of the variant and store it as <case>.npz."""
     processor = Qwen2VLImageProcessorPil.from_pretrained(folder / "checkpoint")
-    tokenizer = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
     done: dict[str, Arrays] = {}
     for name in variant.cases:
         history = done["image_4x6"] if name == "second_turn" else None
@@ -348,13 +349,12 @@ def case_inputs(turn: Turn, history: Arrays | None, processor: Any, tokenizer: T
         ids += [
             *history["token_ids"].tolist(),
             *history["greedy_token_ids"].tolist(),
-            IM_END,
-            *text_ids(tokenizer, "\n"),
+            *text_ids(tokenizer, "<|im_end|>\n"),
         ]
         pictures.append(history["picture_0"])
         rows.append(history["pixel_rows"])
         grids += [tuple(grid) for grid in history["grid_thw"].tolist()]
-    ids += [IM_START, *text_ids(tokenizer, "user\n")]
+    ids += text_ids(tokenizer, "<|im_start|>user\n")
     arrays: Arrays = {}
     for part in turn:
         if isinstance(part, str):
@@ -369,12 +369,14 @@ def case_inputs(turn: Turn, history: Arrays | None, processor: Any, tokenizer: T
             ids += clip_ids(grid, tokenizer)
         else:
             pictures.append(pixels)
-            ids += [VISION_START, *[IMAGE_PAD] * (grid[1] * grid[2] // 4), VISION_END]
-    ids += [IM_END, *text_ids(tokenizer, "\n"), IM_START, *text_ids(tokenizer, "assistant\n")]
+            pads = "<|image_pad|>" * (grid[1] * grid[2] // 4)
+            ids += text_ids(tokenizer, f"<|vision_start|>{pads}<|vision_end|>")
+    ids += text_ids(tokenizer, "<|im_end|>\n<|im_start|>assistant\n")
     token_ids = np.array(ids, np.int64)
     arrays |= {f"picture_{number}": pixels for number, pixels in enumerate(pictures)}
     arrays["token_ids"] = token_ids
-    arrays["mm_token_type_ids"] = (token_ids == IMAGE_PAD) + 2 * (token_ids == VIDEO_PAD)
+    image, video = (token_ids == tokenizer.token_to_id(f"<|{kind}_pad|>") for kind in ("image", "video"))
+    arrays["mm_token_type_ids"] = image + 2 * video
     if rows:
         arrays["pixel_rows"] = np.concatenate(rows)
         arrays["grid_thw"] = np.array(grids, np.int64)
@@ -387,7 +389,7 @@ def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def clip_ids(grid: tuple[int, int, int], tokenizer: Tokenizer) -> list[int]:
     """One timestamp and one vision span per temporal patch, as transformers 4.57 lays a video out."""
-    span = [VISION_START, *[VIDEO_PAD] * (grid[1] * grid[2] // 4), VISION_END]
+    span = text_ids(tokenizer, f"<|vision_start|>{'<|video_pad|>' * (grid[1] * grid[2] // 4)}<|vision_end|>")
     seconds = Qwen3VLProcessor._calculate_timestamps(None, list(range(2 * grid[0])), CLIP_FPS)
     return [token for second in seconds for token in [*text_ids(tokenizer, f"<{second:.1f} seconds>"), *span]]
 
@@ -545,12 +547,13 @@ def check_router(stages: Arrays) -> None:
 # --- the demo model ------------------------------------------------------------------------------------------------
 
 
-def check_answers(folder: Path) -> None:
-    """The demo model's answers in `folder`/answers.json must be what transformers says greedily in float32."""
+def record_answers(folder: Path) -> None:
+    """Write into `folder`/answers.json what transformers lets the demo model say, greedily and in float32."""
     model = load_model(DEMO_MODEL)
     processor = Qwen2VLImageProcessorPil.from_pretrained(DEMO_MODEL)
     tokenizer = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
-    for sample in json.loads((folder / "answers.json").read_text(encoding="utf-8")):
+    samples = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+    for sample in samples:
         turn = (PictureFile(folder / sample["image"]), sample["question"])
         case = case_inputs(turn, None, processor, tokenizer)
         prompt = torch.from_numpy(case["token_ids"])[None]
@@ -566,9 +569,11 @@ def check_answers(folder: Path) -> None:
             return_dict_in_generate=True,
         )
         said = tokenizer.decode(output.sequences[0, prompt.shape[1] :].tolist())
-        assert said == sample["model"], (sample, said)
+        sample |= {"model": said, "ok": said == sample["expected"]}
         best = torch.cat(output.scores).topk(2).values
         assert (best[:, 0] - best[:, 1]).min() > LEAST_LOGIT_MARGIN, sample
+    text = json.dumps(samples, indent=1, ensure_ascii=False) + "\n"
+    (folder / "answers.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import PIL.Image
 
 RECEIPTS = Path(__file__).parents[1] / "golden" / "samples" / "receipts"
+WRITTEN = time.gmtime(0)
 
 
 def pdf(objects: Mapping[int, bytes], trailer: bytes = b"") -> bytes:
@@ -75,10 +77,11 @@ def inflating(size: int, filters: int = 1) -> tuple[bytes, bytes]:
 
 
 def of_pictures(pictures: Sequence[PIL.Image.Image], dpi: float = 144) -> bytes:
-    """A page for each picture, as a scanner writes them."""
+    """A page for each picture, as a scanner writes them; the same bytes each time."""
     file = io.BytesIO()
     first, *rest = (picture.convert("RGB") for picture in pictures)
-    first.save(file, "PDF", save_all=True, append_images=rest, resolution=dpi, quality=95)
+    dates = {"creationDate": WRITTEN, "modDate": WRITTEN}
+    first.save(file, "PDF", save_all=True, append_images=rest, resolution=dpi, quality=95, **dates)
     return file.getvalue()
 
 

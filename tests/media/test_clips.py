@@ -71,8 +71,8 @@ def test_wishes_lower_the_limits_and_never_raise_them():
         ({"fps": 0.0}, "fps is 0.0, must be above 0"),
         ({"num_frames": -1}, "num_frames is -1, must be above 0"),
         ({"fps": 2.0, "num_frames": 8}, "fps is 2 and num_frames is 8; send one of them"),
-        ({"start": 3.0, "end": 3.0}, "start is 3 and end is 3.0"),
-        ({"start": -1.0}, "start is -1"),
+        ({"start": 3.0, "end": 3.0}, "start is 3 and end is 3; both are seconds"),
+        ({"start": -1.0}, "start is -1 and end is not given"),
         ({"min_pixels": 9, "max_pixels": 8}, "min_pixels is 9, above max_pixels"),
     ],
 )

@@ -282,7 +282,7 @@ def test_a_range_that_makes_no_sense_is_shown_with_one_that_does(asked):
 @pytest.mark.row("P10")
 @pytest.mark.parametrize("asked", ["11", "1-999999999"])
 def test_a_page_that_is_not_there_is_named_with_how_many_there_are(asked):
-    with pytest.raises(InvalidRequest, match=r"pages asks for page \d+, the document has 10; ask for less"):
+    with pytest.raises(InvalidRequest, match=r"pages asks for page \d+, the document has 10; name pages from 1 to 10"):
         page_numbers(Document(b"", pages=asked), 10, 5)
 
 

@@ -227,7 +227,7 @@ def test_other_files_that_are_cut_off_are_refused_too(kind: str, decode: Decode)
         (b"ffconcat version 1.0\nfile /etc/passwd\n", "this is a playlist"),
         (b'<?xml version="1.0"?><MPD></MPD>', "this is text, maybe a playlist"),
         (b"RIFF\0\0\0\0AVI LIST", "this is an AVI file"),
-        (b"\xff\xd8\xff\xe0", "this is a JPEG picture"),
+        (b"\xff\xd8\xff\xe0", "this is a JPEG picture, not a video; send it as an 'image_url' part"),
         (bytes(range(200, 256)), "the 56 bytes do not start like a known video"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -163,7 +163,7 @@ def test_what_is_mapped_from_a_pack_is_close_to_the_stored_weight(tmp_path: Path
 
 def test_exact_takes_the_weights_as_stored_and_writes_nothing(tmp_path: Path):
     weights = open_weights(Checkpoint.open(DEMO), "exact", tmp_path)
-    matrix = weights.matrix(EMBEDDING, 1024, weights.checkpoint.config.text.hidden)
+    matrix = weights.matrix(EMBEDDING, weights.checkpoint.config.text.vocab, weights.checkpoint.config.text.hidden)
     assert matrix.scale is None
     assert np.shares_memory(matrix.data, weights.checkpoint.maps[0])
     assert not list(tmp_path.iterdir())
@@ -186,7 +186,7 @@ def test_a_second_start_maps_the_pack_and_writes_nothing(tmp_path: Path, precisi
     assert heard == []
     assert packs(tmp_path) == [path]
     width = checkpoint.config.text.hidden
-    assert isinstance(again.matrix(EMBEDDING, 1024, width).data, np.memmap)
+    assert isinstance(again.matrix(EMBEDDING, checkpoint.config.text.vocab, width).data, np.memmap)
 
 
 def test_a_vision_tower_that_stays_as_stored_is_neither_packed_nor_taken_from_a_fuller_pack(tmp_path: Path):
@@ -197,7 +197,7 @@ def test_a_vision_tower_that_stays_as_stored_is_neither_packed_nor_taken_from_a_
     assert packs(tmp_path / "slim")[0].stat().st_size < packs(tmp_path / "full")[0].stat().st_size
     again = open_weights(checkpoint, "int8", tmp_path / "full", stored_vision=True)
     assert [w.matrix(name, width, width).dtype for w in (slim, full, again)] == ["BF16", "", "BF16"]
-    assert slim.matrix(EMBEDDING, 1024, checkpoint.config.text.hidden).bits == 8
+    assert slim.matrix(EMBEDDING, checkpoint.config.text.vocab, checkpoint.config.text.hidden).bits == 8
 
 
 def test_packing_again_gives_the_same_bytes_whatever_the_threads(tmp_path: Path):

@@ -75,6 +75,16 @@ async def test_parts_keep_their_order_and_pictures_their_bytes():
     )
 
 
+async def test_a_size_of_the_request_is_that_of_each_picture_without_its_own():
+    content = [
+        {"type": "image", "image": B64},
+        {"type": "image", "image": B64, "resized_height": 32, "resized_width": 32},
+    ]
+    answer = await asked(messages=[{"role": "user", "content": content}], resized_height=64, resized_width=96)
+    sizes = [(part.resized_height, part.resized_width) for part in answer.asked.messages[0].parts]
+    assert sizes == [(64, 96), (32, 32)]
+
+
 @pytest.mark.parametrize(
     ("detail", "sizes", "max_pixels"),
     [

@@ -41,6 +41,12 @@ def picture(url):
             "messages",
             "Invalid request format: missing 'messages' field",
         ),
+        (
+            {"prompt": "hi", "images": ["AAAA"]},
+            "missing_required_parameter",
+            "messages",
+            "Invalid request format: missing 'messages' field",
+        ),
         ({"messages": []}, "invalid_value", "messages", "at least 1"),
         ({"messages": "hi"}, "invalid_value", "messages", "should be an array"),
         (b"[]", "invalid_json", None, "send a JSON object"),
@@ -104,6 +110,36 @@ def picture(url):
             "messages[0].content[0].image_url.detail",
             "min_pixels is 300000",
         ),
+        (
+            says([{"type": "image_url", "image_url": "AAAA"}]),
+            "invalid_value",
+            "messages[0].content[0].image_url",
+            "'AAAA' is no object; send {\"url\": …}",
+        ),
+        (
+            says([{"type": "image_url", "image_url": {"url": "AAAA", "max_pixels": 1024}}]),
+            "unsupported_parameter",
+            "messages[0].content[0].image_url",
+            "'max_pixels' is not read inside this object",
+        ),
+        (
+            says([{"type": "file", "file": {"file_data": "AAAA", "pages": "1"}}]),
+            "unsupported_parameter",
+            "messages[0].content[0].file",
+            "stand beside the part's 'type'",
+        ),
+        (
+            says([{"type": "image", "image": "AAAA", "fps": 1}]),
+            "unsupported_parameter",
+            "messages[0].content[0]",
+            "known are max_pixels, min_pixels, resized_height, resized_width",
+        ),
+        (
+            says([{"type": "video", "video": "AAAA", "nframes": 8}]),
+            "unsupported_parameter",
+            "messages[0].content[0]",
+            "'nframes' is not read; here it is called 'num_frames'",
+        ),
         (picture("HTTP://example.org/a.png"), "remote_media_disabled", "messages[0].content[0].image_url.url", "data:"),
         (picture("file:///etc/passwd"), "invalid_image_url", "messages[0].content[0].image_url.url", "'file'"),
         (asks(temperature=2.5), "invalid_value", "temperature", "2.5: input should be less than or equal to 2"),
@@ -113,6 +149,8 @@ def picture(url):
         (asks(n=10**9), "invalid_value", "n", "less than or equal to 8"),
         (asks(stop=["a", ""]), "invalid_value", "stop[1]", "at least 1 character"),
         (asks(stop=["a"] * 10_000), "invalid_value", "stop", "at most 16"),
+        (asks(stop=5), "invalid_value", "stop", "stop is 5; send a string or an array of strings"),
+        (asks(images=["AAAA"]), "unsupported_parameter", "images", "it belongs into a message's content"),
         (asks(seed=1.5), "invalid_value", "seed", "valid integer"),
         (asks(logprobs=True, top_logprobs=21), "invalid_value", "top_logprobs", "less than or equal to 20"),
         (asks(top_logprobs=2), "invalid_value", "top_logprobs", "logprobs"),
@@ -173,12 +211,31 @@ async def test_text_that_is_no_base64_is_an_undecodable_image(data, code):
 
 
 @pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("a b!", "character 3 is '!'"),
+        ("AA=A", "character 3 is '='"),
+        ("AAAAA", "its 5 characters are not whole groups of four"),
+        ("A===", "its end has too many '='"),
+    ],
+)
+async def test_what_keeps_a_text_from_being_base64_is_named(data, words):
+    assert words in (await post(app(), picture(data)).end()).error["message"]
+
+
+async def test_wishes_of_null_and_other_unknown_fields_of_a_part_do_no_harm():
+    part = {"type": "image_url", "image_url": {"url": "AAAA", "fps": None}, "pages": None, "cache_control": {}}
+    assert (await post(app(), says([part])).end()).status == 200
+
+
+@pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b"", "Expecting value"),
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
         (b'{"messages":', "Expecting value"),
         (b"{} {}", "Extra data"),
-        (b"\xef\xbb\xbf{}", "BOM"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
         (b"{'a': 1}", "double quotes"),
         (b'{"a": NaN}', "NaN"),
         (b'{"a": -Infinity}', "-Infinity"),

@@ -62,6 +62,11 @@ async def test_several_pictures_keep_their_order_and_the_prompt_follows_wherever
     assert answer.asked.messages[0].parts[2] == Text("总额?")
 
 
+async def test_sizes_in_a_form_are_those_of_its_pictures():
+    answer = await asked(picture(), PROMPT, part("resized_height", b"64"), part("resized_width", b"96"))
+    assert answer.asked.messages[0].parts[0] == Image(PICTURE, None, None, 64, 96, param="image[0]")
+
+
 @pytest.mark.parametrize("rest", [(), ('filename="prompt"',), ('filename="q.txt"\r\nContent-Type: text/plain',)])
 async def test_a_prompt_may_be_a_field_or_a_file(rest):
     answer = await asked(picture(), part("prompt", b"hi", *rest))

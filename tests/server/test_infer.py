@@ -10,13 +10,14 @@ import pytest
 from asgi import get, post
 from fake_backend import USAGE, FakeBackend, says
 from sightline.errors import (
+    DamagedImage,
     ImageTooLarge,
-    InvalidImage,
     InvalidSchema,
     ModelLoading,
     OutOfMemory,
     Overloaded,
     PromptTooLong,
+    UnsupportedImage,
 )
 from sightline.server.app import create_app
 from sightline.settings import Settings
@@ -52,6 +53,15 @@ async def test_an_answer_comes_in_the_envelope_of_the_task_api():
     assert body["request_id"] == reply.headers["x-request-id"]
     assert body["result"].pop("metadata").pop("processing_time_ms") >= 0
     assert body["result"] == {"answer": "Hello", "confidence": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("body", "lane"), [(VQA, "interactive"), ({"task": "doc_analyze", "documents": [PICTURE]}, "bulk")]
+)
+async def test_a_document_is_asked_about_in_the_queue_for_bulk(body, lane):
+    backend = FakeBackend()
+    await send(body, backend).end()
+    assert {answer.lane for answer in backend.answers} == {lane}
 
 
 async def test_metadata_says_what_it_took_and_why_it_ended():
@@ -237,7 +247,8 @@ async def test_empty_lists_of_what_is_not_supported_yet_do_no_harm():
     [
         (PromptTooLong("long"), 400, 1000),
         (InvalidSchema("odd"), 400, 1000),
-        (InvalidImage("Invalid image data: cannot decode image", param="images[0]"), 400, 1001),
+        (InvalidSchema("odd", param="options.schema"), 400, 1000),
+        (UnsupportedImage("Invalid image data: cannot decode image", param="images[0]"), 400, 1001),
         (ImageTooLarge("large", param="images[0]"), 413, 1003),
         (Overloaded("busy", retry_after_s=7), 503, 2001),
         (ModelLoading("soon"), 503, 2002),
@@ -252,9 +263,16 @@ async def test_every_kind_of_failure_has_its_code_and_status(error, status, code
     assert ("retry-after" in reply.headers) == (status == 503)
     assert "secret" not in reply.json["msg"]
     assert (reply.json["request_id"] in reply.json["msg"]) == (status == 500)
-    assert ("(images[0])" in reply.json["msg"]) == (code in (1001, 1003))
+    param = getattr(error, "param", None)
+    assert param is None or f"({param})" in reply.json["msg"]
     if code == 1001:
         assert "convert to JPG or PNG (supported are JPEG, PNG, WebP, BMP, GIF and HEIC)" in reply.json["msg"]
+
+
+async def test_only_what_would_help_is_said_of_a_picture_that_is_cut_off():
+    error = DamagedImage("Invalid image data: cannot decode image (the PNG ends too early; send the whole file)")
+    reply = await send(VQA, FakeBackend(refusal=error)).end()
+    assert (reply.json["code"], reply.json["msg"]) == (1001, error.message)
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,10 @@ from sightline.types import Precision
 OPENVINO = "2026.4.1"  # the release pinned in pyproject.toml: the engine stands on a private op of it
 DEMO = Path(__file__).parents[1] / "demo_model"
 _SERVER_MODULES = {  # module -> package
-    "fastapi": "fastapi", "llguidance": "llguidance", "numpy": "numpy", "openvino": "openvino", "PIL": "pillow",
-    "python_multipart": "python-multipart", "structlog": "structlog", "tokenizers": "tokenizers", "uvicorn": "uvicorn",
+    "PIL": "pillow", "alembic": "alembic", "av": "av", "cv2": "opencv-python-headless", "fastapi": "fastapi",
+    "llguidance": "llguidance", "numpy": "numpy", "openvino": "openvino", "pi_heif": "pi-heif",
+    "prometheus_client": "prometheus-client", "pypdfium2": "pypdfium2", "python_multipart": "python-multipart",
+    "sqlalchemy": "sqlalchemy", "structlog": "structlog", "tokenizers": "tokenizers", "uvicorn": "uvicorn",
 }  # fmt: skip
 _PULL_BYTES = 5e9  # Qwen3-VL-2B, the smallest of the family, and some room
 
@@ -144,6 +146,7 @@ def _software() -> Iterator[Finding]:
             text = f"OpenVINO {found} is installed, the engine is made for {OPENVINO} and may fail to load"
             yield Finding("warning", text, f"pip install openvino=={OPENVINO}")
     yield Finding("good", "USE_ONNX_RUNTIME is accepted and changes nothing: the accelerated kernels are always on")
+    yield Finding("good", "BATCH_SIZE is accepted and changes nothing: each step computes all MAX_CONCURRENCY answers")
 
 
 def _processor(machine: Machine) -> Iterator[Finding]:

@@ -147,7 +147,7 @@ def page_numbers(document: Document, count: int, most: int) -> list[int]:
             raise InvalidRequest(f"pages is {asked[:80]!r}; write numbers and ranges such as '1-3,7'", param=param)
         if last > count:
             raise InvalidRequest(
-                f"pages asks for page {last}, the last of the document is {count}; name pages up to it", param=param
+                f"pages asks for page {last}, the document has {count}; name pages from 1 to {count}", param=param
             )
         numbers.update(range(first, last + 1))
     if len(numbers) > most:

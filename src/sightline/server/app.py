@@ -229,10 +229,9 @@ class Service:
         request.state.pictures = openai.picture_bytes(conversation)
         request_id: str = request.state.request_id
         opening = open_answers(self.ledger, conversation, (sampling,), request_id, task.name, task.lane)
-        options = asked.options or wire_tasks.Options.model_validate({})
-        stream = stream or bool(options.stream)
+        stream = stream or bool(asked.wishes.stream)
         streamed = partial(EventStream, request_id=request_id, error_event=infer.error_event)
-        if stream and options.progress:  # from here on, what is refused is an event of the stream
+        if stream and asked.wishes.progress:  # from here on, what is refused is an event of the stream
             early = Opening(opening)
             return streamed(infer.events(task, early, started), cleanup=early.close)
         answers = await while_connected(request.receive, opening)
@@ -250,7 +249,7 @@ class Service:
         request_id: str = request.state.request_id
         reading = await while_connected(request.receive, self.document_meant(asked, request_id, asked.task))
         request.state.task, request.state.pictures = asked.task, [len(reading.pages[0].document.data)]
-        if stream or (asked.options and asked.options.stream):
+        if stream or asked.wishes.stream:
             events = infer.analysis_events(reading, started)
             return EventStream(events, request_id=request_id, cleanup=events.aclose, error_event=infer.error_event)
         result = await while_connected(request.receive, reading.whole())

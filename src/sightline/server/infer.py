@@ -29,7 +29,7 @@ from sightline.errors import (
 )
 from sightline.server import openai
 from sightline.server.answers import Opening, watched
-from sightline.server.inline import Read, inline_bytes
+from sightline.server.inline import Read
 from sightline.tasks import asking
 from sightline.tasks.answering import Reading, Result
 from sightline.tasks.catalogue import Task, find
@@ -59,17 +59,15 @@ IMAGE_WAY_OUT = "convert to JPG or PNG (supported are JPEG, PNG, WebP, BMP, GIF 
 NAMED_FIELDS = ("images[", "videos[", "documents[", "options.")  # of ours; below this nobody knows a message's place
 
 
-def question(
-    request: TaskRequest, defaults: Sampling, read: Read = inline_bytes
-) -> tuple[Task, Conversation, Sampling]:
-    """The task, what the model is asked and how its answer is drawn; pictures decoded from base64, not from JPEG.
+def question(request: TaskRequest, defaults: Sampling, read: Read) -> tuple[Task, Conversation, Sampling]:
+    """The task, what the model is asked and how its answer is drawn; its media as the bytes that `read` gives.
 
     Raises InvalidRequest and its kin, naming the field.
     """
     task = find(request.task)
     if request.documents:
         raise InvalidRequest(f"task '{task.name}' does not read 'documents'; use task 'doc_analyze'", param="documents")
-    options = request.options or Options.model_validate({})
+    options = request.wishes
     _refuse_options(options, PAGE_OPTIONS, "documents", "doc_analyze")
     media = _clips(task, request, options, read) if task.max_videos else _images(task, request, options, read)
     return task, asking.conversation(task, media, request.text or ""), _sampling(task, options, defaults)
@@ -116,9 +114,7 @@ def _sampling(task: Task, options: Options, defaults: Sampling) -> Sampling:
     )
 
 
-def analysis(
-    request: TaskRequest, defaults: Sampling, read: Read = inline_bytes
-) -> tuple[Task, Document, str, Sampling]:
+def analysis(request: TaskRequest, defaults: Sampling, read: Read) -> tuple[Task, Document, str, Sampling]:
     """The task, the document it reads, what it asks of each page and how that is answered. Raises as `question`."""
     task, documents = find(request.task), request.documents or ()
     for name, sent in (("images", request.images), ("videos", request.videos)):
@@ -135,7 +131,7 @@ def analysis(
             "pictures go into 'images', with task 'vqa' or 'ocr')",
             param="documents",
         )
-    options, param = request.options or Options.model_validate({}), "documents[0]"
+    options, param = request.wishes, "documents[0]"
     _refuse_options(options, CLIP_OPTIONS, "videos", "video_qa")
     document = Document(
         read(documents[0], param, "document"), options.pages, options.dpi, options.password, param=param

@@ -10,7 +10,7 @@ from typing import Any
 from sightline import strict_json, wire, wire_parts
 from sightline.backends import Answer
 from sightline.errors import InvalidRequest, MissingField, UnsupportedField
-from sightline.server.inline import Read, inline_bytes
+from sightline.server.inline import Read
 from sightline.server.tools import CallReader
 from sightline.types import (
     Calls,
@@ -48,7 +48,7 @@ LOWEST_LOGPROB = -9999.0  # JSON has no -Infinity; what a grammar forbids has th
 # ---- a request becomes a conversation and its sampling
 
 
-def conversation(request: wire.ChatRequest, pictures: Sequence[bytes] = (), read: Read = inline_bytes) -> Conversation:
+def conversation(request: wire.ChatRequest, pictures: Sequence[bytes], read: Read) -> Conversation:
     """The messages as our values, their media as the bytes that `read` gives.
 
     `pictures` are the files of a form; they stand before the text of its one message.

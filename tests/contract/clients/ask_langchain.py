@@ -16,16 +16,20 @@ import openai
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
 class Item(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     name: str
     price: float
 
 
 class Receipt(BaseModel):
     """What a receipt says."""
+
+    model_config = ConfigDict(extra="forbid")
 
     merchant: str
     date: str

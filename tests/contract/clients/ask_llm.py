@@ -43,7 +43,8 @@ said = {}
 said["streamed"] = ask("What is the total amount?")
 said["answer"] = ask("--no-stream", "What is the total amount?")
 said["next_turn"] = llm("--continue", "What is the date?").stdout.strip()
-said["structured"] = sorted(json.loads(ask("--schema", "merchant, date, total float", "Extract the receipt data.")))
+found = json.loads(ask("--schema", "merchant, date, total float", "Extract the receipt data."))
+said["structured"] = [found[name] for name in ("merchant", "date")]
 said["bad_option"] = llm("--option", "temperature", "3", "?").returncode
 
 with folder:
