@@ -131,6 +131,13 @@ def test_fields_are_shown_with_their_confidence(visit):
     for name in ("merchant", "date", "total"):
         expect(visit.answer.get_by_role("row", name=re.compile(rf"^{name} .*\d ?%$"))).to_be_visible()
     expect(visit.answer).to_contain_text("Urban Foods")
+
+
+def test_fields_the_model_was_not_sure_of_are_marked(visit):
+    visit.add(SAMPLES / "chart_1.png")
+    visit.choose("Fill fields")
+    visit.ask()
+    visit.until_answered()
     expect(visit.answer.get_by_text(re.compile("marked: the model was not sure"))).to_be_visible()
 
 
