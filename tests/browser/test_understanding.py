@@ -142,6 +142,15 @@ def test_fields_the_model_was_not_sure_of_are_marked(visit):
     expect(visit.answer.get_by_text(re.compile("marked: the model was not sure"))).to_be_visible()
 
 
+def test_a_chart_becomes_a_table_and_is_drawn_again(visit):
+    visit.add(SAMPLES / "chart_1.png")
+    visit.choose("Chart to table")
+    visit.ask()
+    visit.until_answered()
+    expect(visit.answer.get_by_role("img", name="Chart drawn again from the numbers read: Profit")).to_be_visible()
+    expect(visit.answer.get_by_role("row", name=re.compile("^Mar 69"))).to_be_visible()
+
+
 def test_an_answer_says_who_gave_it_and_what_it_took(visit):
     visit.add(RECEIPT)
     visit.ask("What is the total?")
