@@ -1,4 +1,4 @@
-"""Files for the page, made on the spot: a PDF, a video, a large photo."""
+"""Files for the page, made on the spot: a PDF, a video, a HEIC, a large photo."""
 
 import io
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image
+
+from media.heic import heic
 
 
 def pdf(*pages: Path) -> bytes:
@@ -26,6 +28,11 @@ def video(picture: Path, seconds: int) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_image(shown)))
         container.mux(stream.encode())
     return out.getvalue()
+
+
+def heic_of(picture: Path) -> bytes:
+    """The picture as a phone would keep it, which no browser here can draw."""
+    return heic(np.asarray(Image.open(picture).convert("RGB")))
 
 
 def noise_jpeg(width: int, height: int) -> bytes:

@@ -42,11 +42,12 @@ def chinese_answer(visit: Visit) -> None:
     visit.until_answered()
 
 
-def fields(visit: Visit) -> None:
-    visit.add(SAMPLES / "receipt_1.png")
-    visit.choose("Fill fields")
+def chart(visit: Visit) -> None:
+    visit.add(SAMPLES / "chart_1.png")
+    visit.choose("Chart to table")
     visit.ask()
     visit.until_answered()
+    visit.button("Hide this notice").click()
 
 
 def status(visit: Visit) -> None:
@@ -61,7 +62,7 @@ def status(visit: Visit) -> None:
 
 SHOTS: dict[str, tuple[dict[str, object], Callable[[Visit], None]]] = {
     "page-light": (DESK, answer),
-    "page-dark": (DESK | {"color_scheme": "dark"}, fields),
+    "page-dark": (DESK | {"color_scheme": "dark"}, chart),
     "page-phone": (PHONE, start),
     "page-phone-answer": (PHONE, answer),
     "page-chinese": (DESK | {"locale": "zh-CN"}, chinese_answer),

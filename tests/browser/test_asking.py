@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from playwright.sync_api import expect
 
+from browser.files import pdf, video
 from browser.visit import SAMPLES
 from contract.serving import serving
 
@@ -58,19 +59,62 @@ def test_a_second_question_may_be_asked_while_the_first_is_answered(visit):
     expect(visit.answer).to_contain_text("2021-07-01")
 
 
-def test_the_place_in_the_queue_is_shown(visits, own_server):
+def test_a_question_asked_while_its_file_is_being_opened_goes_out_when_that_is_done(visit):
+    expect(visit.question).to_be_visible()
+    visit.picker.set_input_files({"name": "a.pdf", "mimeType": "application/pdf", "buffer": pdf(RECEIPT)})
+    visit.ask("What is the total?")
+    visit.until_answered()
+    expect(visit.answer).to_contain_text("39.63")
+
+
+def test_every_page_of_a_document_is_counted_while_it_is_read(visit):
+    visit.note_progress()
+    visit.add(
+        {"name": "a.pdf", "mimeType": "application/pdf", "buffer": pdf(RECEIPT, SAMPLES / "chart_1.png", RECEIPT)}
+    )
+    visit.ask("What is the total?")
+    visit.until_answered()
+    assert "Thinking…" in visit.progress
+    assert "1 of 3 pages read" in visit.progress
+    assert "Putting the pages together" in visit.progress
+
+
+def test_a_video_says_how_much_of_it_was_seen(visit):
+    visit.note_progress()
+    clip = video(SAMPLES / "scene_0.png", seconds=20)
+    visit.add({"name": "clip.webm", "mimeType": "video/webm", "buffer": clip})
+    visit.ask("What is in the video?")
+    visit.until_answered()
+    assert re.search(r"\d+ of \d+ moments seen", visit.progress)
+
+
+def test_words_come_with_their_speed(visit):
+    visit.make_answers_long(400)
+    visit.note_progress()
+    visit.add(RECEIPT)
+    visit.ask("What is the total?")
+    visit.until_answered()
+    assert re.search(r"Answering\s.*\d tokens/s", visit.progress, re.DOTALL)
+
+
+def test_the_place_in_the_queue_and_the_wait_are_shown(visits, own_server):
     body = {"messages": [{"role": "user", "content": "hello"}], "ignore_eos": True, "max_tokens": 4000, "stream": True}
     visit = visits.open(own_server.url)
     visit.add(RECEIPT)
+    # What a wait takes is measured, not made up: a picture and an answer of some length have to have been before.
+    visit.ask("What is the total?")
+    visit.until_answered()
+    own_server.ask({"type": "text", "text": "hello"}, max_tokens=400, extra_body={"ignore_eos": True})
     with contextlib.ExitStack() as others:  # one has the only place, two wait; all leave when the place was seen
         for _ in range(3):
             asked = httpx2.stream("POST", f"{own_server.url}/v1/chat/completions", json=body, timeout=60)
             others.enter_context(asked)
-        visit.ask("What is the total?")
+        visit.ask("What is the date?")
         expect(visit.answer.get_by_text("In the queue", exact=True)).to_be_visible()
-        expect(visit.answer.get_by_text(re.compile("questions? before yours|Next in the queue"))).to_be_visible()
-    visit.until_answered()
-    expect(visit.answer).to_contain_text("39.63")
+        place = visit.answer.get_by_text(re.compile("questions? before yours|Next in the queue"))
+        expect(place).to_contain_text(re.compile(r"about [\d.]+ \w+ to the first word"))
+    visit.until_answered(turns=2)
+    expect(visit.answer).to_contain_text("2021-07-01")
 
 
 def test_a_refused_question_says_why_and_may_be_asked_again(visit):

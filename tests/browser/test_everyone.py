@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from playwright.sync_api import expect
 
-from browser.files import pdf
+from browser.files import heic_of, pdf
 from browser.visit import AXE, SAMPLES
 from contract.serving import serving
 
@@ -71,6 +71,52 @@ def test_a_question_is_asked_with_the_keyboard_alone(visit):
     expect(visit.page.locator("[aria-live], [role=status]").filter(has_text="The answer is complete.")).to_have_count(1)
 
 
+def test_a_task_is_chosen_asked_and_its_answer_copied_with_the_keyboard_alone(visit):
+    visit.add(RECEIPT)
+    visit.page.get_by_role("radio", name="Ask").focus()
+    visit.page.keyboard.press("ArrowRight")
+    expect(visit.page.get_by_role("radio", name="Read text")).to_be_checked()
+    visit.page.keyboard.press("Tab")
+    expect(visit.tray.first).to_be_focused()
+    visit.question.focus()
+    visit.page.keyboard.press("Enter")
+    visit.until_answered()
+    visit.answer.get_by_role("button", name="More").focus()
+    visit.page.keyboard.press("Enter")
+    visit.page.keyboard.press("ArrowDown")
+    expect(visit.page.get_by_text("Copy as curl")).to_be_focused()
+    visit.page.keyboard.press("Escape")
+    expect(visit.answer.get_by_role("button", name="More")).to_be_focused()
+
+
+@pytest.mark.parametrize(("wanted", "moves"), [("no-preference", True), ("reduce", False)])
+def test_nothing_moves_for_people_who_do_not_want_it(visits, server, wanted, moves):
+    visit = visits.open(server.url, reduced_motion=wanted)
+    visit.page.route("**/v1/chat/completions", lambda route: None)  # an answer that never begins
+    visit.add(RECEIPT)
+    visit.ask("What is the total?")
+    expect(visit.answer).to_contain_text("Thinking…")
+    lasting = "document.getAnimations().filter((each) => each.effect.getComputedTiming().activeDuration > 1).length"
+    assert (visit.page.evaluate(lasting) > 0) == moves
+
+
+def test_language_and_look_are_chosen_in_the_settings_and_stay(visit):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = visit.page.evaluate(ground)
+    visit.button("Settings").click()
+    visit.page.get_by_label("Appearance").select_option("Dark")
+    visit.page.get_by_label("Language").select_option("中文")
+    expect(visit.page.get_by_role("heading", name="设置")).to_be_visible()
+    visit.page.reload()
+    expect(visit.page.get_by_role("heading", name="看图，提问")).to_be_visible()
+    assert visit.page.evaluate(ground) != light
+    visit.page.emulate_media(color_scheme="dark")
+    assert visit.page.evaluate(ground) != light
+    visit.button("设置").click()
+    visit.page.get_by_label("外观").select_option("浅色")
+    expect(visit.page.locator("body")).to_have_css("background-color", light)
+
+
 def test_a_dialog_takes_the_focus_and_gives_it_back(visit):
     settings = visit.button("Settings")
     settings.focus()
@@ -109,6 +155,32 @@ def failed(visit):
     visit.until("failed")
 
 
+def chart(visit):
+    visit.add(SAMPLES / "chart_1.png")
+    visit.choose("Chart to table")
+    visit.ask()
+    visit.until_answered()
+
+
+def analysed(visit):
+    visit.add({"name": "paper.pdf", "mimeType": "application/pdf", "buffer": pdf(RECEIPT, RECEIPT)})
+    visit.ask("What is the total?")
+    visit.until_answered()
+    visit.page.get_by_text("Page by page", exact=True).click()
+
+
+def undrawn(visit):
+    visit.add({"name": "a.heic", "mimeType": "image/heic", "buffer": heic_of(RECEIPT)})
+    visit.ask("What is the total?")
+    visit.until_answered()
+
+
+def refused(visit):
+    visit.picker.set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"})
+    visit.button("Ask").click()
+    expect(visit.page.get_by_text("notes.txt is no picture").first).to_be_visible()
+
+
 def document(visit):
     visit.add({"name": "paper.pdf", "mimeType": "application/pdf", "buffer": pdf(RECEIPT)})
     visit.choose("Document")
@@ -129,7 +201,21 @@ def status(visit):
 
 
 VIEWS = {"empty": lambda visit: None} | {
-    view.__name__: view for view in (answered, fields, marked, failed, document, camera, settings, status)
+    view.__name__: view
+    for view in (
+        answered,
+        fields,
+        marked,
+        chart,
+        analysed,
+        undrawn,
+        failed,
+        refused,
+        document,
+        camera,
+        settings,
+        status,
+    )
 }
 
 

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from browser.files import noise_jpeg, pdf, video
+from browser.files import heic_of, noise_jpeg, pdf, video
 from browser.visit import SAMPLES
+from media.test_documents import encrypted
 
 RECEIPT = SAMPLES / "receipt_1.png"
 
@@ -21,6 +22,23 @@ def test_a_newcomer_opens_the_page_takes_the_receipt_and_reads_the_right_total(v
     visit.ask()
     visit.until_answered()
     expect(visit.answer).to_contain_text("39.63")
+
+
+@pytest.mark.parametrize(("sample", "right"), [("A chart", "May"), ("A few shapes", "3")])
+def test_the_other_samples_are_answered_right_as_well(visit, sample, right):
+    visit.button(re.compile(sample), exact=False).click()
+    visit.ask()
+    visit.until_answered()
+    expect(visit.answer.get_by_text(right, exact=True)).to_be_visible()
+
+
+def test_every_task_says_what_it_gives_back(visit):
+    told = set()
+    for task in ("Ask", "Read text", "Fill fields", "Chart to table", "Find objects", "Document", "Video"):
+        visit.choose(task)
+        expect(visit.question).to_have_accessible_description(re.compile("^Gives: "))
+        told.add(visit.page.locator("#task-returns").text_content())
+    assert len(told) == 7
 
 
 def test_the_page_says_that_the_demo_model_answers_and_how_to_get_a_real_one(visit):
@@ -81,6 +99,55 @@ def test_several_pictures_are_reordered_and_removed_with_the_keyboard(visit):
     expect(visit.tray).to_have_count(2)
     visit.button("Remove scene_0.png").click()
     expect(visit.tray).to_have_count(1)
+
+
+def test_pictures_are_reordered_by_dragging_and_in_the_large_view(visit):
+    visit.add(SAMPLES / "receipt_1.png", SAMPLES / "chart_1.png")
+    visit.tray.first.drag_to(visit.tray.nth(1))
+    expect(visit.tray.first).to_have_attribute("aria-label", re.compile("chart_1.png, 1 of 2"))
+    visit.tray.first.click()
+    visit.button("Move back").click()
+    visit.page.keyboard.press("Escape")
+    expect(visit.tray.first).to_have_attribute("aria-label", re.compile("receipt_1.png, 1 of 2"))
+
+
+def test_a_heic_from_a_phone_is_named_where_it_cannot_be_shown_and_is_read_all_the_same(visit):
+    visit.add({"name": "IMG_2041.heic", "mimeType": "image/heic", "buffer": heic_of(RECEIPT)})
+    expect(visit.tray.get_by_text("HEIC")).to_be_visible()
+    visit.ask("What is the total?")
+    visit.until_answered()
+    expect(visit.answer).to_contain_text("39.63")
+    expect(visit.page.get_by_text("This browser cannot show this kind of picture.")).to_be_visible()
+    expect(visit.page.get_by_text("IMG_2041.heic")).to_be_visible()
+
+
+def test_a_locked_pdf_asks_for_its_password_and_once_more_after_a_reload(visit):
+    visit.add({"name": "locked.pdf", "mimeType": "application/pdf", "buffer": encrypted()})
+    visit.ask()
+    expect(visit.page.get_by_role("alert").get_by_text("locked.pdf is locked")).to_be_visible()
+    password = visit.page.get_by_label("Password")
+    password.fill("guess")
+    password.press("Enter")
+    expect(visit.page.get_by_text("This password does not open the PDF.").first).to_be_visible()
+    password.fill("secret")
+    password.press("Enter")
+    expect(visit.page.get_by_label("Pages")).to_be_visible()
+    visit.ask("What is on it?")
+    visit.until_answered()
+    visit.page.reload()
+    password.fill("secret")
+    password.press("Enter")
+    expect(visit.page.get_by_role("img", name="Page 1")).to_be_visible()
+    visit.ask("What is in the corner?")
+    visit.until_answered(turns=2)
+
+
+def test_pages_that_are_not_there_are_said_before_anything_is_sent(visit):
+    visit.add({"name": "paper.pdf", "mimeType": "application/pdf", "buffer": pdf(RECEIPT, RECEIPT)})
+    visit.page.get_by_label("Pages").fill("2-7")
+    visit.ask("What is the total?")
+    expect(visit.page.get_by_role("alert").get_by_text("out of 1 to 2")).to_be_visible()
+    expect(visit.turns).to_have_count(0)
 
 
 def test_a_pdf_shows_its_pages_and_is_analysed(visit):

@@ -1,5 +1,6 @@
 """What stays in the browser: conversations after a reload, their search, names, export; and a second turn."""
 
+import json
 import re
 
 from playwright.sync_api import expect
@@ -48,17 +49,63 @@ def test_conversations_are_renamed_found_and_deleted(visit):
     expect(lunch).to_have_count(0)
 
 
-def test_an_export_is_imported_elsewhere_with_its_pictures(visit, visits, server):
+def test_a_deleted_conversation_comes_back_with_its_picture(visit):
     ask_about_the_total(visit)
+    visit.button("More for What is the total?").click()
+    visit.page.get_by_text("Delete", exact=True).click()
+    expect(visit.turns).to_have_count(0)
+    visit.button("Undo").click()
+    visit.page.get_by_role("link", name=re.compile("What is the total")).click()
+    expect(visit.answer).to_contain_text("39.63")
+    expect(visit.picture).to_have_js_property("naturalWidth", 256)
+
+
+def exported(visit):
     with visit.page.expect_download() as download:
         visit.page.get_by_text("Export all").click()
+    return download.value.path()
+
+
+def without_ids(export):
+    """An export in a form that two of the same conversations share: ids are new wherever it is read in."""
+    bundle = json.loads(export.read_text("utf-8"))
+    for chat in bundle["chats"]:
+        for each in (chat, *chat["turns"], *(media for turn in chat["turns"] for media in turn["media"])):
+            each["id"] = ""
+        for answer in (answer for turn in chat["turns"] for answer in turn["answers"]):
+            for passing in ("startedAt", "firstTokenAt", "progress", "logprob"):  # of the visit, not of the answer
+                answer.pop(passing, None)
+    return bundle["chats"], list(bundle["files"].values())
+
+
+def test_an_export_is_imported_elsewhere_with_its_pictures_and_nothing_is_lost(visit, visits, server):
+    ask_about_the_total(visit)
+    visit.choose("Fill fields")
+    visit.ask()
+    visit.until_answered(turns=2)
+    visit.button("More for What is the total?").click()
+    visit.page.get_by_text("Rename", exact=True).click()
+    visit.page.get_by_label("New name").fill("Lunch")
+    visit.page.keyboard.press("Enter")
+    first = exported(visit)
     other = visits.open(server.url)
     with other.page.expect_file_chooser() as chooser:
         other.page.get_by_text("Import", exact=True).click()
-    chooser.value.set_files(download.value.path())
-    other.page.get_by_role("link", name=re.compile("What is the total")).first.click()
-    expect(other.answer).to_contain_text("39.63")
+    chooser.value.set_files(first)
+    other.page.get_by_role("link", name="Lunch").click()
+    expect(other.turns.first).to_contain_text("39.63")
+    expect(other.answer.get_by_role("row", name=re.compile(r"^merchant Urban Foods [\d.]+ %$"))).to_be_visible()
     expect(other.picture).to_have_js_property("naturalWidth", 256)
+    assert without_ids(exported(other)) == without_ids(first)
+
+
+def test_a_file_that_is_no_export_is_refused(visit, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text('{"chats": []}')
+    with visit.page.expect_file_chooser() as chooser:
+        visit.page.get_by_text("Import", exact=True).click()
+    chooser.value.set_files(other)
+    expect(visit.page.get_by_text("This file is not an export of conversations.")).to_be_visible()
 
 
 def test_a_question_is_edited_and_asked_again(visit):
@@ -85,4 +132,10 @@ def test_a_key_is_forgotten_with_the_page_unless_it_is_to_be_kept(visit):
     visit.until_answered()
     visit.page.reload()
     visit.button("Settings").click()
-    expect(visit.page.get_by_label("API key", exact=True)).to_have_value("")
+    key = visit.page.get_by_label("API key", exact=True)
+    expect(key).to_have_value("")
+    key.fill("sk-secret")
+    visit.page.get_by_label("Keep it in this browser").check()
+    visit.page.reload()
+    visit.button("Settings").click()
+    expect(key).to_have_value("sk-secret")

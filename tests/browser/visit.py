@@ -21,6 +21,14 @@ SETTLED = """async () => {
     const passing = document.getAnimations().filter((each) => each instanceof CSSTransition);
     await Promise.allSettled(passing.map((each) => each.finished));
 }"""
+# Writes down what the line above a growing answer has said, each new text once.
+NOTING = """() => {
+    window.noted = [];
+    new MutationObserver(() => {
+        const line = document.querySelector('[data-testid=working]');
+        if (line && window.noted.at(-1) !== line.innerText) window.noted.push(line.innerText);
+    }).observe(document.body, {subtree: true, childList: true, characterData: true});
+}"""
 PATIENCE_MS = 15_000  # only ever spent by a test that fails
 # The camera is chromium's own test picture, and nobody is there to press "allow".
 CHROMIUM_ARGUMENTS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -116,6 +124,21 @@ class Visit:
 
     def until_answered(self, turns: int = 1) -> None:
         self.until("done", turns)
+
+    def note_progress(self) -> None:
+        """From now on, remember everything the page says of an answer that is being worked on."""
+        self.page.evaluate(NOTING)
+
+    @property
+    def progress(self) -> str:
+        """What it has said, line by line."""
+        return "\n".join(self.page.evaluate("window.noted"))
+
+    def copied(self, what: str) -> str:
+        """Copy the last answer's question by its menu, as `what` says, and look into the clipboard."""
+        self.answer.get_by_role("button", name="More").click()
+        self.page.get_by_text(what).click()
+        return self.page.evaluate("navigator.clipboard.readText()")
 
     def make_answers_long(self, tokens: int) -> None:
         """Have the model go on to `tokens` whatever it thinks: the page's own requests, with a field more."""

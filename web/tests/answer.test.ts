@@ -26,7 +26,7 @@ const parsed = {
 test('a parsed chart becomes a table with one row per x', () => {
   const chart = chartOf(parsed);
   expect(chart?.shape).toBe('bar');
-  expect(chart && tableOf(chart)).toEqual({
+  expect(chart && tableOf(chart, { label: 'Label', value: 'Value' })).toEqual({
     head: ['month', '2024', 'k€'],
     rows: [
       ['Mar', 69, null],

@@ -58,7 +58,7 @@ test('COCO has one category per label and widths, not corners', () => {
   const file = coco({ name: 'p.png', width: 200, height: 100 }, marks);
   expect(file['categories']).toEqual([
     { id: 1, name: 'a', supercategory: '' },
-    { id: 2, name: 'b', supercategory: '' },
+    { id: 2, name: 'b', supercategory: '', keypoints: ['point'], skeleton: [] },
   ]);
   expect(file['annotations']).toMatchObject([
     { id: 1, category_id: 1, bbox: [0, 0, 100, 50], area: 5000 },

@@ -28,6 +28,18 @@ test('the chunks of a chat become text, figures and the model that answered', ()
   expect(readEvent({ event: 'message', data: '[DONE]' }, answer, 40)).toBe(false);
 });
 
+test('the confidence of a chat is the geometric mean of its tokens, whatever chunks they come in', () => {
+  const answer = blank();
+  const some = (...of: number[]) => ({ content: of.map((p) => ({ logprob: Math.log(p) })) });
+  readEvent(chunk({ choices: [{ delta: { content: 'a' }, logprobs: some(0.5) }] }), answer, 1);
+  readEvent(chunk({ choices: [{ delta: { content: 'bc' }, logprobs: some(0.8, 0.2) }] }), answer, 2);
+  readEvent(chunk({ choices: [{ delta: {}, logprobs: null, finish_reason: 'stop' }] }), answer, 3);
+  expect(answer.confidence).toBeCloseTo((0.5 * 0.8 * 0.2) ** (1 / 3), 12);
+  const silent = blank();
+  readEvent(chunk({ choices: [{ delta: { content: 'a' } }] }), silent, 1);
+  expect(silent.confidence).toBeUndefined();
+});
+
 test('progress comes without choices and changes nothing else', () => {
   const answer = blank();
   const progress = { stage: 'queued', place: 2, wait_s: null, done: 0, total: 0 };
@@ -73,7 +85,7 @@ test('each page of a document is told as it was read', () => {
   readEvent({ event: 'progress', data: JSON.stringify(page) }, answer, 1);
   const broken = { ...page, done: 3, page: 8, answer: '', error: { code: 'x', message: 'page 8 is empty' } };
   readEvent({ event: 'progress', data: JSON.stringify(broken) }, answer, 2);
-  expect(answer.progress).toEqual({ stage: 'reading', page: 3, pages: 5 });
+  expect(answer.progress).toEqual({ stage: 'reading', read: 3, pages: 5 });
   expect(answer.pageNotes).toEqual([
     { page: 7, text: 'Oil 6.53', confidence: 0.8 },
     { page: 8, text: '', confidence: 0.8, problem: 'page 8 is empty' },

@@ -88,6 +88,22 @@ test('an export comes back with new ids and its files', () => {
   });
 });
 
+test('what was read on each page, what failed and that a document is locked survive an export', () => {
+  const one = chat('a', 5);
+  Object.assign(one.turns[0]?.media[0] ?? {}, { kind: 'pdf', pages: 2, locked: true, range: '1-2' });
+  const kept = {
+    pageNotes: [
+      { page: 1, text: 'Oil', confidence: 0.5 },
+      { page: 2, text: '', problem: 'page 2 is empty' },
+    ],
+    problem: { message: 'busy', code: 'server_overloaded', status: 503, requestId: 'req_1' },
+  };
+  Object.assign(one.turns[0]?.answers[0] ?? {}, kept);
+  const back = unbundle(JSON.stringify(bundle([one], {})))?.chats[0]?.turns[0];
+  expect(back?.media[0]).toMatchObject({ pages: 2, locked: true, range: '1-2' });
+  expect(back?.answers[0]).toMatchObject(kept);
+});
+
 test('a file from a stranger brings nothing but plain values', () => {
   expect(unbundle('{')).toBeNull();
   expect(unbundle('{"format":"other","chats":[]}')).toBeNull();

@@ -28,8 +28,8 @@ export interface Media {
   range?: string;
 }
 
-/** What happens to a question; `loading` is the page's own word, while it waits for the model. */
-export type Stage = 'loading' | 'queued' | 'decoding' | 'looking' | 'reading' | 'answering';
+/** What happens to a question. The page's own words: `loading`, it waits for the model; `merging`, every page is read. */
+export type Stage = 'loading' | 'queued' | 'decoding' | 'looking' | 'reading' | 'merging' | 'answering';
 
 export interface Progress {
   stage: Stage;
@@ -37,8 +37,8 @@ export interface Progress {
   wait_s?: number | null;
   done?: number | null;
   total?: number | null;
-  /** Documents: the page being read and how many there are. */
-  page?: number | null;
+  /** Documents: pages read so far, of how many. */
+  read?: number | null;
   pages?: number | null;
 }
 
@@ -85,6 +85,8 @@ export interface Answer {
   startedAt: number;
   firstTokenAt?: number;
   data?: unknown;
+  /** Sum of the logarithms of the tokens' probabilities, where the server gives them one by one. */
+  logprob?: { sum: number; tokens: number };
   confidence?: number;
   fieldConfidence?: Record<string, number> | null;
   stats?: Stats;

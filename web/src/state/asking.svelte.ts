@@ -3,7 +3,7 @@ import { ask } from '$lib/api/client';
 import { call, type Asking } from '$lib/api/body';
 import { troubleOf } from '$lib/problems';
 import { Refused } from '$lib/api/read';
-import { running, type Answer, type Chat, type Turn } from '$lib/types';
+import { running, type Answer, type Chat, type Task, type Turn } from '$lib/types';
 import { addTurn, save, touch } from './chats.svelte';
 import { FileGone, inline, passwordOf } from './files.svelte';
 import { announce } from './notices.svelte';
@@ -28,8 +28,9 @@ export const asking = (model: string | null): Asking => ({
 
 const fresh = (model: string | null): Answer => ({ model, state: 'held', text: '', pieces: 0, startedAt: 0 });
 
-/** The models to ask: the chosen one, and a second one while two are compared. */
-export function models(): (string | null)[] {
+/** The models to ask: the chosen one, and a second one while two are compared. A task names none, so the server chooses. */
+function models(task: Task): (string | null)[] {
+  if (task !== 'chat') return [null];
   const known = (id: string | null) => (id && server.models.some((model) => model.id === id) ? id : null);
   const first = known(prefs.model);
   const second = known(prefs.compare);
@@ -39,7 +40,7 @@ export function models(): (string | null)[] {
 
 /** Adds a question. It is asked at once, or after the answers still running. */
 export function submit(chat: Chat, turn: Omit<Turn, 'answers'>): void {
-  addTurn(chat, { ...turn, answers: models().map(fresh) });
+  addTurn(chat, { ...turn, answers: models(turn.task).map(fresh) });
   void next(chat);
 }
 
@@ -137,7 +138,7 @@ export function withdraw(chat: Chat, turn: Turn): void {
 }
 
 export function retry(chat: Chat, turn: Turn): void {
-  turn.answers = models().map(fresh);
+  turn.answers = models(turn.task).map(fresh);
   void next(chat);
 }
 

@@ -67,14 +67,17 @@ export interface Table {
   rows: (string | number | null)[][];
 }
 
-/** One row per x, one column per series, in the order they were first read. */
-export function tableOf(chart: Chart): Table {
-  const names = chart.series.map((one, index) => one.name || chart.yAxis || `${index + 1}`);
+/** One row per x, one column per series, in the order they were first read. `unnamed`: heads for what has no name. */
+export function tableOf(chart: Chart, unnamed: { label: string; value: string }): Table {
+  const several = chart.series.length > 1;
+  const names = chart.series.map(
+    (one, index) => one.name || chart.yAxis || (several ? `${index + 1}` : unnamed.value),
+  );
   const rows = labels(chart).map((x) => [
     x,
     ...chart.series.map((one) => one.points.find((point) => point.x === x)?.y ?? null),
   ]);
-  return { head: [chart.xAxis || 'x', ...names], rows };
+  return { head: [chart.xAxis || unnamed.label, ...names], rows };
 }
 
 export const labels = (chart: Chart): string[] => [

@@ -9,10 +9,16 @@ export interface PictureSize {
 
 export function coco(picture: PictureSize, marks: Mark[]): Record<string, unknown> {
   const names = [...new Set(marks.map((mark) => mark.label || 'object'))];
+  const pointed = new Set(marks.filter((mark) => mark.point).map((mark) => mark.label || 'object'));
   return {
     info: { description: 'Boxes written by a model through Sightline', version: '1.0' },
     images: [{ id: 1, file_name: picture.name, width: picture.width, height: picture.height }],
-    categories: names.map((name, index) => ({ id: index + 1, name, supercategory: '' })),
+    categories: names.map((name, index) => ({
+      id: index + 1,
+      name,
+      supercategory: '',
+      ...(pointed.has(name) && { keypoints: ['point'], skeleton: [] }),
+    })),
     annotations: marks.map((mark, index) => annotation(mark, index + 1, picture, names)),
   };
 }

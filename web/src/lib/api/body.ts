@@ -37,6 +37,7 @@ export async function chatBody(chat: Chat, turn: Turn, asking: Asking, inline: I
     messages: await messages(chat, turn, asking, inline),
     stream: true,
     stream_options: { include_usage: true, include_progress: true },
+    logprobs: true, // the confidence shown with the answer is made of them
     ...(asking.temperature !== null && { temperature: asking.temperature }),
     ...(asking.maxTokens !== null && { max_tokens: asking.maxTokens }),
   };

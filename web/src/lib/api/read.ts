@@ -29,6 +29,7 @@ function readChunk(body: Json, answer: Answer, now: number): void {
   const choice = (body['choices'] as Json[] | undefined)?.[0];
   const text = (choice?.['delta'] as Json | undefined)?.['content'];
   if (typeof text === 'string' && text) addText(answer, text, now);
+  weigh(answer, (choice?.['logprobs'] as Json | null | undefined)?.['content']);
   if (typeof choice?.['finish_reason'] === 'string')
     answer.stats = { ...answer.stats, stopped: choice['finish_reason'] };
   if (sightline && !progress) answer.stats = { ...answer.stats, ...report(sightline) };
@@ -42,13 +43,23 @@ function addText(answer: Answer, text: string, now: number): void {
   answer.state = 'streaming';
 }
 
+/** How sure the model was of a chat's words, as the server reckons it for tasks: exp(mean(ln p)) of its tokens. */
+function weigh(answer: Answer, tokens: unknown): void {
+  if (!Array.isArray(tokens) || !tokens.length) return;
+  const { sum, tokens: before } = answer.logprob ?? { sum: 0, tokens: 0 };
+  const more = (tokens as { logprob: number }[]).reduce((total, token) => total + token.logprob, 0);
+  answer.logprob = { sum: sum + more, tokens: before + tokens.length };
+  answer.confidence = Math.exp(answer.logprob.sum / answer.logprob.tokens);
+}
+
 /** A stage, or a page that was read: `stage` is "page" then, and the page's answer comes with it. */
 function readProgress(body: Json, answer: Answer): void {
   if (body['stage'] !== 'page') {
     answer.progress = body as unknown as Progress;
     return;
   }
-  answer.progress = { stage: 'reading', page: number(body['done']), pages: number(body['pages']) };
+  const [read, pages] = [number(body['done']), number(body['pages'])];
+  answer.progress = read === pages ? { stage: 'merging' } : { stage: 'reading', read, pages };
   answer.pageNotes = [...(answer.pageNotes ?? []), noteOf(body)];
 }
 

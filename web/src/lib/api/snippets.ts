@@ -5,39 +5,65 @@ import type { Call, Inline } from './body';
 export const placeholder: Inline = async (media) =>
   `data:${media.mime};base64,{{${encodeURIComponent(media.name)}}}`;
 
+const PLACE = /\{\{([^}]+)\}\}/g;
+
+/** The question as one asks it by hand: the answer comes whole, without what only a page makes use of. */
+function byHand({ path, body }: Call): Record<string, unknown> {
+  if (path === 'v1/chat/completions')
+    return { ...body, stream: undefined, stream_options: undefined, logprobs: undefined };
+  return { ...body, options: { ...(body['options'] as object), progress: undefined } };
+}
+
+/** A line that says which files have to lie where it is run; empty when none has. */
+function about(call: Call): string {
+  const names = [...JSON.stringify(call.body).matchAll(PLACE)].map(([, name = '']) =>
+    decodeURIComponent(name),
+  );
+  const list = [...new Set(names)].join(', ').replace(/[\r\n]/g, ' ');
+  return list && `# Reads from this folder: ${list}\n`;
+}
+
+const whole = (address: string): string => address.replace(/_stream$/, '');
 const shellQuoted = (name: string): string => `'${name.replaceAll("'", "'\\''")}'`;
 
 /** A shell command. The body goes in by a here-document, so no quoting of the words is needed. */
 export function curl(call: Call, address: string, key: boolean): string {
   const auth = key ? ` -H "Authorization: Bearer $SIGHTLINE_KEY"` : '';
-  const escaped = JSON.stringify(call.body, null, 1).replace(/[\\$`]/g, '\\$&');
+  const escaped = JSON.stringify(byHand(call), null, 1).replace(/[\\$`]/g, '\\$&');
+  // Linux breaks base64 into lines and macOS has no option for it: `tr` works on both.
   const body = escaped.replace(
-    /\{\{([^}]+)\}\}/g,
-    (_, name: string) => `$(base64 -w0 -- ${shellQuoted(decodeURIComponent(name))})`,
+    PLACE,
+    (_, name: string) => `$(base64 < ${shellQuoted(`./${decodeURIComponent(name)}`)} | tr -d '\\n')`,
   );
-  return `curl -N ${address} -H 'Content-Type: application/json'${auth} -d @- <<BODY\n${body}\nBODY\n`;
+  return `${about(call)}curl ${whole(address)} -H 'Content-Type: application/json'${auth} -d @- <<BODY\n${body}\nBODY\n`;
 }
 
+/** A program for Python without anything installed. */
 export function python(call: Call, address: string, key: boolean): string {
-  const lines = ['import base64', key ? 'import os' : '', '', 'import requests', '', ''].filter(
-    (line, at) => line || at !== 1,
-  );
   const chat = call.path === 'v1/chat/completions';
-  const body = pythonValue({ ...call.body, ...(chat && { stream: false, stream_options: undefined }) }, 0);
-  const auth = key ? `, headers={"Authorization": f"Bearer {os.environ['SIGHTLINE_KEY']}"}` : '';
-  const url = address.replace(/_stream$/, '');
-  const show = chat ? '["choices"][0]["message"]["content"]' : '["result"]["answer"]';
+  const files = about(call);
   return [
-    ...lines,
-    'def inline(path, mime):',
-    '    with open(path, "rb") as file:',
-    '        return f"data:{mime};base64," + base64.b64encode(file.read()).decode()',
+    ...(files ? [files.trimEnd(), 'import base64'] : []),
+    'import json',
+    ...(key ? ['import os'] : []),
+    'import urllib.request',
     '',
-    '',
-    `body = ${body}`,
-    `answer = requests.post(${JSON.stringify(url)}, json=body${auth}, timeout=600)`,
-    'answer.raise_for_status()',
-    `print(answer.json()${show})`,
+    ...(files
+      ? [
+          '',
+          'def inline(path, mime):',
+          '    with open(path, "rb") as file:',
+          '        return f"data:{mime};base64," + base64.b64encode(file.read()).decode()',
+          '',
+          '',
+        ]
+      : []),
+    `body = ${pythonValue(byHand(call), 0)}`,
+    'headers = {"Content-Type": "application/json"}',
+    ...(key ? [`headers["Authorization"] = f"Bearer {os.environ['SIGHTLINE_KEY']}"`] : []),
+    `request = urllib.request.Request(${JSON.stringify(whole(address))}, json.dumps(body).encode(), headers)`,
+    'with urllib.request.urlopen(request, timeout=600) as reply:',
+    `    print(json.load(reply)${chat ? '["choices"][0]["message"]["content"]' : '["result"]["answer"]'})`,
     '',
   ].join('\n');
 }

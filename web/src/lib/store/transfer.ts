@@ -1,5 +1,5 @@
 // Writes conversations with their files as one JSON file, and reads such a file back. Trusts nothing in it.
-import { newId, TASKS, type Answer, type Chat, type Media, type Turn } from '$lib/types';
+import { newId, TASKS, type Answer, type Chat, type Media, type PageNote, type Turn } from '$lib/types';
 
 export interface Bundle {
   format: 'sightline-conversations';
@@ -85,6 +85,7 @@ function mediaOf(from: Json, urls: Json, files: Map<string, string>): Media {
       : {}),
     ...(duration ? { duration: number(duration) } : {}),
     ...(pages ? { pages: number(pages) } : {}),
+    ...(from['locked'] === true ? { locked: true } : {}),
     ...(from['range'] ? { range: text(from['range']) } : {}),
   };
 }
@@ -109,15 +110,20 @@ function answerOf(from: Json): Answer {
             message: text(problem['message']),
             code: text(problem['code']),
             status: number(problem['status']),
+            ...(problem['requestId'] ? { requestId: text(problem['requestId']) } : {}),
           },
         }
       : {}),
-    pageNotes: list(from['pageNotes']).map((note) => ({
-      page: number(object(note)['page']),
-      text: text(object(note)['text']),
-    })),
+    ...(from['pageNotes'] ? { pageNotes: list(from['pageNotes']).map((note) => noteOf(object(note))) } : {}),
   };
 }
+
+const noteOf = (from: Json): PageNote => ({
+  page: number(from['page']),
+  text: text(from['text']),
+  ...(typeof from['confidence'] === 'number' && { confidence: from['confidence'] }),
+  ...(from['problem'] ? { problem: text(from['problem']) } : {}),
+});
 
 const confidences = (from: Json): Record<string, number> =>
   Object.fromEntries(Object.entries(from).map(([path, value]) => [path, number(value)]));
