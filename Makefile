@@ -1,4 +1,5 @@
 # run: serve the demo model and the web page. test, check: what CI does. web: build the page. wheel: build the package.
+# kernels: build our own kernels, see native/build.sh; run, test and wheel do it too.
 # clients: what the client programs in tests/contract/clients need. openapi: renew docs/openapi.json.
 # lock: renew requirements/ from pyproject.toml. Everything is installed into .venv with uv, and what the page is made of
 # into web/node_modules; where uv or Node.js is missing, it is installed into .venv too.
@@ -6,6 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PAGE := src/sightline/web/index.html
+KERNELS := src/sightline/model/own_kernels.so
 PROGRAMS := tests/contract/clients
 CLIENTS := $(patsubst $(PROGRAMS)/ask_%.py,%,$(wildcard $(PROGRAMS)/ask_*.py))
 COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -16,14 +18,16 @@ UV = $(shell command -v uv || echo $(BIN)/uv)
 INSTALL = $(UV) pip install --quiet --python $(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: run test check web wheel clients openapi lock clean
+.PHONY: run test check web kernels wheel clients openapi lock clean
 
 # A page that cannot be built, say without a network, does not keep the API from running.
 run: .venv/server
 	@$(MAKE) --no-print-directory web || echo "The web page could not be built, as said above; the API runs without it." >&2
+	@$(MAKE) --no-print-directory kernels
 	exec $(BIN)/sightline serve
 
 test: .venv/dev web clients
+	@$(MAKE) --no-print-directory kernels
 	$(NPM) test
 	$(BIN)/python -m pytest
 
@@ -37,8 +41,12 @@ check: .venv/dev web/node_modules/.package-lock.json
 
 web: $(PAGE)
 
-wheel: web .venv/uv
-	$(UV) build --quiet --out-dir dist
+kernels: $(KERNELS)
+	@:
+
+# Both from this folder: a wheel made of the source distribution would have no kernels.
+wheel: web kernels
+	$(UV) build --quiet --sdist --wheel --out-dir dist
 
 openapi: .venv/dev
 	$(BIN)/python -m sightline.server.describe >docs/openapi.json
@@ -52,7 +60,7 @@ lock: .venv/uv
 	cd $(PROGRAMS) && rm -f package-lock.json && npm install --package-lock-only --loglevel=error
 
 clean:
-	rm -rf .venv dist web/node_modules $(PROGRAMS)/node_modules src/sightline/web .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(KERNELS) .venv dist web/node_modules $(PROGRAMS)/node_modules src/sightline/web .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 # The files named .venv/server and .venv/dev are stamps: they say which requirements were installed last.
 .venv/server .venv/dev: .venv/%: requirements/%.txt pyproject.toml .venv/uv
@@ -71,6 +79,11 @@ clean:
 		$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/uv.txt; \
 	fi
 	@touch $@
+
+# ---- our own kernels: for the OpenVINO that is locked, with the headers and libraries of its wheel
+
+$(KERNELS): $(wildcard native/*) requirements/server.txt | $(if $(wildcard .venv/dev),.venv/dev,.venv/server)
+	@native/build.sh $(BIN)/python $@
 
 # ---- the web page
 

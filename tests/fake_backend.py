@@ -76,6 +76,17 @@ class FakeAnswer:
         self.closed.set()
 
 
+class FakePlace:
+    """Room for `held` answers, until it is left."""
+
+    def __init__(self, lane: Lane, held: int):
+        self.lane = lane
+        self.held = held
+
+    def leave(self, answers: int | None = None) -> None:
+        self.held -= self.held if answers is None else min(answers, self.held)
+
+
 class FakeBackend:
     """`steps` is what every answer does; `refusal` is raised instead of answering."""
 
@@ -87,6 +98,7 @@ class FakeBackend:
         self.aliases = ("Sightline/Demo-VL",)
         self.created = 1_700_000_000
         self.defaults = Sampling(temperature=0.3, top_k=20)
+        self.takes_instructions = False
         self.max_context: int | None = 4096
         self.state: State = "ready"
         self.detail = ""
@@ -95,6 +107,8 @@ class FakeBackend:
             kv_blocks=100, kv_blocks_in_use=7, kv_blocks_kept=5, preemptions=1, drafted=9, accepted=4
         )
         self.failure: SightlineError | None = None
+        self.full: SightlineError | None = None  # what `reserve` raises
+        self.places: list[FakePlace] = []
         self.answers: list[FakeAnswer] = []
         self.asking = asyncio.Event()  # `generate` was called
         self.withdrawn = asyncio.Event()  # `generate` was cancelled
@@ -116,8 +130,20 @@ class FakeBackend:
         if self.failure:
             raise self.failure
 
+    def reserve(self, lane: Lane = "interactive", answers: int = 1) -> FakePlace:
+        if self.full:
+            raise self.full
+        self.places.append(FakePlace(lane, answers))
+        return self.places[-1]
+
     async def generate(
-        self, conversation: Conversation, sampling: Sampling, *, request_id: str, lane: Lane = "interactive"
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        *,
+        request_id: str,
+        lane: Lane = "interactive",
+        place: FakePlace | None = None,
     ) -> FakeAnswer:
         self.asking.set()
         try:

@@ -181,6 +181,19 @@ class HeadersTooLarge(InvalidRequest):
     code = "headers_too_large"
 
 
+class InvalidHttp(InvalidRequest):
+    """What came is no request at all; the connection is closed."""
+
+    code = "invalid_http"
+
+
+class ReceiveTimeout(InvalidRequest):
+    """The request did not come whole in the time it had; the connection is closed."""
+
+    status = 408
+    code = "request_receive_timeout"
+
+
 class UnsupportedMediaType(InvalidRequest):
     status = 415
     code = "unsupported_media_type"

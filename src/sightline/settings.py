@@ -54,6 +54,7 @@ class EngineSettings:
     max_running: int = 3  # sequences answered at once
     max_waiting: int = 64  # interactive sequences queued behind them
     max_waiting_bulk: int = 64
+    own_kernels: bool = True  # where processor and build have them; off for comparing, or when in doubt
     speculate: bool = True  # try guessed tokens; off for measuring what that brings
     max_context: int | None = None
     cache_dir: Path = field(default_factory=default_cache_dir)
@@ -115,6 +116,7 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="checkpoint folder or hub id; the embedded demo model when empty")
     precision: Precision = "exact"
     threads: int | None = Field(None, ge=1)
+    own_kernels: bool = Field(True, description="off: OpenVINO's kernels compute everything")
     kv_cache_mb: int | None = Field(None, ge=1)
     vision_cache_mb: int = Field(256, ge=0)
     max_concurrency: int = Field(
@@ -149,6 +151,7 @@ class Settings(BaseSettings):
         return EngineSettings(
             precision=self.precision,
             threads=self.threads,
+            own_kernels=self.own_kernels,
             kv_bytes=self.kv_cache_mb * MIB if self.kv_cache_mb else None,
             vision_cache_bytes=self.vision_cache_mb * MIB,
             max_running=self.max_concurrency,

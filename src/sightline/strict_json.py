@@ -34,7 +34,9 @@ def read_json(raw: bytes) -> object:
         if re.search(rb"\\u[dD][89a-fA-F]", raw):  # half of a surrogate pair cannot be written as UTF-8
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise _bad_json(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
+        found = error.doc[error.pos :][:20].split("\n", 1)[0]
+        seen = f"there stands {shown(found)}" if found else "it ends there"
+        raise _bad_json(f"{error.msg} at line {error.lineno}, column {error.colno}; {seen}") from None
     except UnicodeError:
         raise _bad_json("it is not valid UTF-8 text") from None
     except RecursionError:

@@ -240,12 +240,16 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class PageInfo:
-    """What was done to a page before the model saw it. `turned`: degrees, counter-clockwise, to set a scan straight."""
+    """What was done to a page before the model saw it. `turned`: degrees, counter-clockwise, to set a scan straight.
+
+    `missing` letters came out blank: their font is neither in the document nor on this machine.
+    """
 
     number: int
     turned: float = 0.0
     denoised: bool = False
     binarised: bool = False
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,6 +263,14 @@ def parse_chat(body: object) -> ChatRequest:
         raise field_refusal(error.errors(include_url=False)[0]) from None
 
 
+def check_fields(kind: type[Wire], fields: Mapping[str, object]) -> None:
+    """Raise InvalidRequest for a field that a part of this kind would not take, by its own name."""
+    try:
+        kind.model_validate(fields)
+    except ValidationError as error:
+        raise field_refusal(error.errors(include_url=False)[0]) from None
+
+
 def _among(value: object, known: tuple[object, ...]) -> bool:
     """Whether JSON calls the value equal to one of them. Python says that 1 is True."""
     return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in known)
@@ -306,7 +314,8 @@ class Usage(Wire):
 class Picture(Wire):
     """A picture as the caller sent it, upright, and as the model saw it.
 
-    The page of a document has its number too, and what was done to it where it was cleaned.
+    The page of a document has its number too, what was done to it where it was cleaned, and how many letters came out
+    blank because no font for them is at hand.
     """
 
     width: int
@@ -318,6 +327,7 @@ class Picture(Wire):
     turned_degrees: float | None = None
     denoised: bool | None = None
     binarised: bool | None = None
+    missing_letters: int | None = None
 
 
 class Video(Wire):

@@ -1,10 +1,13 @@
-"""The JSON of the task API: one question about pictures, one answer with its worth. Knows no HTTP and no task."""
+"""The JSON of the task API: what is asked, what is answered, what an answer is made of. Knows no HTTP and no task."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from functools import cache
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from sightline.errors import InvalidRequest, MissingField, UnsupportedField
 from sightline.strict_json import shown
@@ -69,6 +72,9 @@ def parse_task(body: object) -> TaskRequest:
         raise UnsupportedField(f"'{param}' is not known here; known are {known}", param=param) from None
 
 
+Confidence = Annotated[float, Field(ge=0, le=1)]
+
+
 class Metadata(Wire):
     """What the answer took and why it ended. `activated_experts` is null when no answer was counted."""
 
@@ -85,7 +91,7 @@ class TaskResult(Wire):
     """`data` and `field_confidence` are there for structured tasks; null when the answer is not whole."""
 
     answer: str
-    confidence: float
+    confidence: Confidence
     metadata: Metadata
     data: Any = None
     field_confidence: dict[str, float] | None = None
@@ -112,7 +118,7 @@ class PageAnswer(Wire):
 
     page: int
     answer: str
-    confidence: float
+    confidence: Confidence
     stopped: Literal["end", "length", "repetition"] | None
     error: PageError | None
 
@@ -123,11 +129,11 @@ class Merged(Wire):
     answer: str
     citations: tuple[int, ...]
     by: Literal["model", "pages"]
-    confidence: float
+    confidence: Confidence
 
 
 class Analysis(Wire):
-    """The `data` of task doc_analyze."""
+    """The `data` of a document: what each page says, and what all of them say together."""
 
     pages: tuple[PageAnswer, ...]
     merged: Merged
@@ -144,3 +150,94 @@ class PageEvent(PageAnswer):
 class TokenEvent(Wire):
     token: str
     index: int
+
+
+# ---- what structured answers are made of, for decoding, for checking and for the API's description
+
+
+class Data(Wire):
+    """Exactly these fields, in this order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Point(Data):
+    x: float | str
+    y: float
+
+
+class Series(Data):
+    name: str
+    points: Annotated[tuple[Point, ...], Field(strict=False)]
+
+
+class Chart(Data):
+    """The numbers of a chart. An empty string stands for what is not written in it."""
+
+    chart_type: str
+    title: str
+    x_axis: str
+    y_axis: str
+    series: Annotated[tuple[Series, ...], Field(strict=False)]
+
+
+# Qwen3-VL gives corners as left, top, right, bottom, in thousandths of the picture's width and height.
+BOX_SCALE: Final = 1000
+Corners = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=BOX_SCALE)], ...], Field(strict=False, min_length=4, max_length=4)
+]
+
+
+class Box(Data):
+    bbox_2d: Corners
+    label: str
+
+
+class Boxes(RootModel[Annotated[tuple[Box, ...], Field(strict=False)]]):
+    """As the model writes them."""
+
+
+class FoundBox(Box):
+    """Left, top, right, bottom: `bbox_2d` in thousandths, `bbox_pixels` in pixels of the picture as sent, upright."""
+
+    bbox_pixels: Annotated[tuple[int, ...], Field(min_length=4, max_length=4)]
+
+
+class FoundBoxes(RootModel[tuple[FoundBox, ...]]):
+    """What was found, each thing with its box."""
+
+
+class Statement(Data):
+    """What is said of a document, and the pages it stands on."""
+
+    text: str
+    pages: Annotated[tuple[int, ...], Field(strict=False, min_length=1)]
+
+
+class Statements(Data):
+    statements: Annotated[tuple[Statement, ...], Field(strict=False, min_length=1)]
+
+
+Kind = type[BaseModel]
+
+
+class Untitled(GenerateJsonSchema):
+    """Without titles, which only repeat the names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+@cache
+def schema_text(kind: Kind) -> str:
+    """The JSON schema of what the model writes, as text."""
+    return json.dumps(kind.model_json_schema(schema_generator=Untitled))
+
+
+def fits(kind: Kind, value: object) -> bool:
+    """Whether a parsed JSON value is of this kind."""
+    try:
+        kind.model_validate(value)
+    except ValidationError:
+        return False
+    return True

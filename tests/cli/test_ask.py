@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from fake_backend import FakeBackend, says
+from media.clips import clip
 from sightline.cli import main
 from sightline.errors import InvalidImage
-from sightline.types import Delta, Grammar, Image, Message, Text, Usage
+from sightline.types import Delta, Grammar, Image, Message, Text, Usage, Video
 
 ROOT = Path(__file__).parents[2]
 RECEIPT = ROOT / "tests" / "golden" / "samples" / "receipt_1.png"
@@ -55,6 +58,17 @@ def test_the_demo_model_reads_a_receipt(tmp_path):
     assert done.stderr.startswith("demo model:")
 
 
+def test_the_demo_model_watches_a_clip(tmp_path, monkeypatch, capsys):
+    receipt = np.asarray(PIL.Image.open(RECEIPT).convert("RGB"))
+    (tmp_path / "receipt.mp4").write_bytes(clip(3, 10, size=receipt.shape[:2], frame=lambda _: receipt))
+    for name, value in (("SIGHTLINE_CACHE_DIR", str(tmp_path)), ("SIGHTLINE_THREADS", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["sightline", "ask", str(tmp_path / "receipt.mp4"), "What is the total amount?"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert (stopped.value.code, capsys.readouterr().out) == (0, "39.63\n")
+
+
 def test_the_answer_is_all_that_is_on_stdout(ask, photo):
     backend = FakeBackend()
     code, out, err = ask(photo, "What is this?", backend=backend)
@@ -75,6 +89,16 @@ def test_pictures_come_in_order_before_the_question_and_the_system_message_first
         Message("system", (Text("Be brief."),)),
         Message("user", (Image(b"a picture", param=str(photo)), Image(b"another", param="stdin"), Text("Same?"))),
     )
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "CLIP.MOV", "clip.webm", "clip.mkv"])
+def test_a_file_with_the_name_of_a_clip_is_one(ask, photo, tmp_path, name):
+    (tmp_path / name).write_bytes(b"a clip")
+    backend = FakeBackend()
+    ask(tmp_path / name, photo, "What happens?", backend=backend)
+    clip, picture, _ = backend.answers[0].asked.messages[0].parts
+    assert clip == Video(b"a clip", param=str(tmp_path / name))
+    assert picture == Image(b"a picture", param=str(photo))
 
 
 def test_a_dash_in_the_questions_place_reads_the_question_from_stdin(ask, photo):
@@ -104,6 +128,7 @@ def test_a_schema_is_taken_as_json_or_from_a_file(ask, tmp_path):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
+        (["missing.mp4", "What?"], "cannot read the clip missing.mp4: No such file or directory"),
         (["missing.png", "What?"], "cannot read the picture missing.png: No such file or directory"),
         ([ROOT, "What?"], "Is a directory"),
         ([RECEIPT], "add a question after it"),

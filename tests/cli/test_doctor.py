@@ -12,11 +12,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from own_kernels import needs_own
 from sightline.cli import doctor as doctor_module
 from sightline.cli.doctor import DEMO, OPENVINO, Finding, Measured, Report, doctor, examine
 from sightline.cli.models import human
+from sightline.model import own
 from sightline.model.config import ModelConfig
 from sightline.model.machine import Machine, memory_need, read_machine
+from sightline.model.own import NEEDS, NoOwnKernels
 from sightline.settings import Settings, load_settings
 from sightline.types import Precision
 
@@ -25,6 +28,7 @@ LAPTOP = Machine(
     cpu="Test CPU",
     architecture="x86_64",
     features=("avx2", "avx_vnni"),
+    flags=frozenset({"avx2", "avx_vnni"}),
     cores=8,
     physical_cores=4,
     cgroup_cores=None,
@@ -78,6 +82,7 @@ def test_the_report_is_one_json_object_on_request():
     assert report["measured"] == {"read_gb_s": 20.0, "product_gflops": 100.0}
     assert {fit["precision"] for fit in report["fits"]} == {"exact", "int8", "int4"}
     assert report["machine"]["cores"] >= 1
+    assert set(report["machine"]["features"]) <= set(report["machine"]["flags"])
 
 
 def test_each_model_of_the_family_fits_or_not_by_its_need(settings: Settings):
@@ -139,6 +144,31 @@ def test_the_advice_follows_the_processor(settings: Settings):
     assert "no 8-bit products" in slow
     assert "bf16" in amx
     assert "bf16" not in fast
+
+
+def test_whether_our_own_kernels_compute_is_said_in_a_line(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    def said(machine: Machine, settings: Settings) -> Finding:
+        found = examine(None, settings, machine, SPEED).findings
+        return next(finding for finding in found if finding.text.startswith("our own kernels"))
+
+    tiles = replace(LAPTOP, flags=NEEDS)
+    assert said(LAPTOP, settings) == Finding(
+        "good", "our own kernels are not used, OpenVINO's compute: this processor has no tile instructions (AMX)"
+    )
+    off = said(tiles, load_settings(own_kernels=False))
+    assert (off.level, "turned off by SIGHTLINE_OWN_KERNELS" in off.text) == ("good", True)
+    monkeypatch.setattr(own, "why_not", lambda *_: NoOwnKernels("not built", "make kernels"))
+    missing = said(tiles, settings)
+    assert (missing.level, missing.next_step) == ("warning", "make kernels")
+
+
+@needs_own
+def test_a_processor_with_tiles_computes_with_our_own_kernels_and_needs_less_memory(settings: Settings):
+    tiles = replace(LAPTOP, flags=NEEDS, features=("amx_bf16",))
+    with_own, without = (examine(None, each, tiles, SPEED) for each in (settings, load_settings(own_kernels=False)))
+    assert "our own kernels compute: this processor has tile instructions (AMX)" in [f.text for f in with_own.findings]
+    exact = [next(f.need_bytes for f in report.fits if f.precision == "exact") for report in (with_own, without)]
+    assert exact[0] < exact[1]
 
 
 def test_a_cache_folder_that_cannot_be_written_is_a_warning_with_its_setting(tmp_path: Path):

@@ -62,7 +62,7 @@ class Server:
 def serving(cache: Path, port: str = "0", **settings: str) -> Iterator[Server]:
     server = Server(cache, port, **settings)
     try:
-        server.logged(r"^model sightline-demo is ready")
+        server.logged(r"^model \S+ is ready")
         yield server
     finally:
         server.process.kill()

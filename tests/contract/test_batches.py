@@ -7,10 +7,13 @@ import signal
 import subprocess
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 
 from contract.serving import COMMAND, ENVIRONMENT, PATIENCE_S, Server, serving
+from media.pdfs import of_pictures
+from media.receipts import receipt
 from sightline.store.folder import DataFolder
 
 SAMPLES = Path(__file__).parents[1] / "golden" / "samples"
@@ -26,20 +29,25 @@ KNOWN = [
 ]
 
 
-def lines(asked):
-    """The JSONL of questions to the demo model, each with its place as its id."""
-    for number, (picture, question, _) in enumerate(asked):
-        url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
-        body = {"temperature": 0, "messages": [{"role": "user", "content": content}]}
-        yield json.dumps(
-            {"custom_id": f"q{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
-        ).encode()
+def about(picture, question):
+    """The body of a chat."""
+    url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+    return {"temperature": 0, "messages": [{"role": "user", "content": content}]}
 
 
 def create(client, asked):
-    file = client.files.create(file=("questions.jsonl", b"\n".join(lines(asked))), purpose="batch")
-    return client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    return begin(client, "/v1/chat/completions", [about(picture, question) for picture, question, _ in asked])
+
+
+def begin(client, endpoint, bodies):
+    """A batch of these bodies, each with its place as its id."""
+    lines = [
+        json.dumps({"custom_id": f"q{number}", "method": "POST", "url": endpoint, "body": body})
+        for number, body in enumerate(bodies)
+    ]
+    file = client.files.create(file=("questions.jsonl", "\n".join(lines).encode()), purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
 
 
 def results(client, batch):
@@ -98,6 +106,44 @@ def test_a_server_killed_and_stopped_finishes_its_batch_with_nothing_lost_or_dou
         assert (found.request_counts.completed, found.request_counts.failed) == (len(asked), 0)
         assert results(server.client, found) == [(f"q{i}", answer) for i, (_, _, answer) in enumerate(asked)]
         assert {path.name for path in (tmp_path / "files").iterdir()} == {batch.input_file_id, found.output_file_id}
+
+
+@pytest.mark.row("Q07", "F01")
+def test_a_server_killed_between_two_pages_reads_every_document_of_its_batch_once(cache, tmp_path):
+    documents = [of_pictures([receipt(10 * number + page)[0] for page in range(6)]) for number in range(3)]
+    bodies = [
+        {"task": "doc_analyze", "documents": [base64.b64encode(document).decode()], "text": "What is the total amount?"}
+        for document in documents
+    ]
+    data = {"SIGHTLINE_DATA_DIR": str(tmp_path)}
+    with serving(cache, **data) as server:
+        batch = begin(server.client, "/infer", bodies)
+        while not server.client.batches.retrieve(batch.id).request_counts.completed:
+            pass
+        first = answered(server)
+        while answered(server) < first + 2:  # pages of the second document
+            pass
+        assert server.client.batches.retrieve(batch.id).request_counts.completed < 3
+        server.process.kill()
+        server.process.wait()
+    with serving(cache, **data) as server:
+        server.logged(f"^batch completed id={batch.id}")
+        found = server.client.batches.retrieve(batch.id)
+        assert (found.request_counts.completed, found.request_counts.failed, found.error_file_id) == (3, 0, None)
+        rows = [json.loads(row) for row in server.client.files.content(found.output_file_id).text.splitlines()]
+        assert [row["custom_id"] for row in rows] == ["q0", "q1", "q2"]
+        for row, body in zip(rows, bodies, strict=True):
+            told = row["response"]["body"]["result"]
+            live = httpx2.post(f"{server.url}/infer", json=body, timeout=PATIENCE_S).json()["result"]
+            assert [page["page"] for page in told["data"]["pages"]] == [1, 2, 3, 4, 5, 6]
+            assert told["answer"] == live["answer"]
+            for page, alive in zip(told["data"]["pages"], live["data"]["pages"], strict=True):
+                assert (page["answer"], page["error"]) == (alive["answer"], None)
+
+
+def answered(server):
+    """How many answers have ended since the start, of which a page has one."""
+    return httpx2.get(f"{server.url}/v1/status").json()["totals"]["answers"]
 
 
 @pytest.mark.row("Q26")

@@ -10,12 +10,16 @@ import jsonschema_rs
 import pytest
 from starlette.routing import Route
 
+from asgi import post
 from fake_backend import FakeBackend
+from sightline.errors import OutOfMemory
 from sightline.server import describe
 from sightline.server.app import create_app
 from sightline.server.bodies import FORM, JSON
 from sightline.server.operations import BATCH_ID, EVENTS, FILE_ID, OPERATIONS
 from sightline.settings import Settings
+from sightline.tasks.catalogue import TASKS
+from sightline.types import Delta
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.json"
 DOCUMENT = describe.document()
@@ -93,6 +97,34 @@ def test_all_schemas_are_schemas_and_all_examples_satisfy_theirs():
         satisfies(OPERATIONS[route].examples[kind][name], content["schema"])
 
 
+def test_every_task_has_an_example_and_a_schema_of_its_result():
+    examples = OPERATIONS["POST /infer"].examples[JSON].values()
+    assert {example["task"] for example in examples} == set(TASKS)
+    schemas = DOCUMENT["components"]["schemas"]
+    assert schemas["TaskRequest"]["properties"]["task"]["enum"] == list(TASKS)
+    results = [schemas[describe.result_name(task)] for task in TASKS.values()]
+    assert [{"$ref": f"#/components/schemas/{describe.result_name(task)}"} for task in TASKS.values()] == schemas[
+        "TaskResult"
+    ]["anyOf"]
+    assert ["data" in result["required"] for result in results] == [
+        task.structured or task.data is not None for task in TASKS.values()
+    ]
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.writes], ids=lambda task: task.name)
+def test_what_a_model_is_held_to_is_what_is_published(task):
+    published = DOCUMENT["components"]["schemas"][task.data.__name__]
+    written = json.loads(task.schema)
+    if task.refine:  # adds to what the model wrote
+        published, written = (schema["items"]["$ref"].rsplit("/", 1)[1] for schema in (published, written))
+        published = DOCUMENT["components"]["schemas"][published]
+        written = json.loads(task.schema)["$defs"][written]
+        assert published["properties"] | written["properties"] == published["properties"]
+    else:
+        assert published["properties"].keys() == written["properties"].keys()
+    assert published["additionalProperties"] is written["additionalProperties"] is False
+
+
 def test_nothing_in_the_document_leads_elsewhere():
     assert re.findall(r"https?://[^\"]*", describe.text(DOCUMENT)) == []
 
@@ -137,16 +169,49 @@ def test_an_example_is_answered_as_described(client, route, kind, name, ids):
     body = OPERATIONS[route].examples[kind][name]
     body = body | {key: ids[value] for key, value in body.items() if value in (FILE_ID, BATCH_ID)}
     reply = client.request(method, path, **(as_form(body) if kind == FORM else {"json": body}))
-    assert answered(reply, route) == (EVENTS if path.endswith("_stream") or body.get("stream") else JSON)
+    came_as = answered(reply, route)
+    assert came_as == (EVENTS if path.endswith("_stream") or body.get("stream") else JSON)
+    if "task" in body:
+        held_to_its_task(TASKS[body["task"]], result(reply, came_as))
+
+
+def result(reply, came_as):
+    """The result of a task, of its last event if it was streamed."""
+    return reply.json()["result"] if came_as == JSON else json.loads(reply.text.rstrip().rsplit("data: ", 1)[1])
+
+
+def held_to_its_task(task, result):
+    """Checks a result against the schema of its own task; the examples of structured tasks are answered whole."""
+    satisfies(result, {"$ref": f"#/components/schemas/{describe.result_name(task)}"})
+    if task.structured or task.data:
+        assert result["data"] is not None
+        assert result["field_confidence"]
+
+
+def test_an_extracted_record_satisfies_the_schema_that_was_sent(client):
+    (body,) = (each for each in OPERATIONS["POST /infer"].examples[JSON].values() if each["task"] == "extract")
+    satisfies(client.post("/infer", json=body).json()["result"]["data"], body["options"]["schema"])
 
 
 def as_form(body):
     """What stands as base64 in an example of a form goes as a file."""
-    texts = {name: value for name, value in body.items() if name not in ("image", "file")}
+    texts = {name: value for name, value in body.items() if name not in ("image", "file", "video")}
     encoded = [
         (name, each) for name in body.keys() - texts for each in ([body[name]] if name == "file" else body[name])
     ]
     return {"data": texts, "files": [(name, ("file", base64.b64decode(each))) for name, each in encoded]}
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_breaks_off_is_described_too():
+    backend = FakeBackend(Delta("Hel", (1,)), OutOfMemory("full"))
+    body = OPERATIONS["POST /infer_stream"].examples[JSON]["A question"]
+    reply = await post(create_app(backend, Settings()), body, "/infer_stream").end()
+    events = [dict(line.split(": ", 1) for line in event.split("\n")) for event in reply.events]
+    assert [event["event"] for event in events] == ["token", "error"]
+    content = DOCUMENT["paths"]["/infer_stream"]["post"]["responses"]["200"]["content"][EVENTS]
+    for event in events:
+        known_event(event, content["itemSchema"]["anyOf"])
 
 
 def test_the_server_serves_the_document(client):

@@ -2,12 +2,16 @@
 
 import io
 import json
+import shutil
+import subprocess
 
 import httpx2
+import numpy as np
 import PIL.Image
 import pytest
 
 from contract.test_openai import RECEIPT, SAMPLES
+from media.clips import clip
 
 QUESTION = "What is the total amount?"
 
@@ -46,6 +50,21 @@ def test_two_pictures_are_both_seen(post):
     files = [("image", ("a.png", RECEIPT)), ("image", ("b.png", (SAMPLES / "receipt_1.png").read_bytes()))]
     report = post(files=files, data={"prompt": QUESTION}).json()["sightline"]
     assert len(report["images"]) == 2
+
+
+def test_a_clip_in_a_form_is_watched(post):
+    receipt = np.asarray(PIL.Image.open(io.BytesIO(RECEIPT)).convert("RGB"))
+    shown = clip(3, 10, size=receipt.shape[:2], frame=lambda _: receipt)
+    reply = post(files={"video": ("receipt.mp4", shown)}, data={"prompt": QUESTION, "num_frames": "2"}).json()
+    assert reply["choices"][0]["message"]["content"] == "39.63"
+    assert reply["sightline"]["videos"][0]["frames"] == 2
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_without_an_at_sign_is_told_to_add_it(server, tmp_path):
+    command = ["curl", "-s", f"{server.url}/v1/chat/completions", "-F", "image=receipt.png", "-F", f"prompt={QUESTION}"]
+    told = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout)
+    assert told["error"]["message"].endswith("with curl, send a file as image=@receipt.png")
 
 
 def test_a_form_may_be_answered_as_a_stream(post):

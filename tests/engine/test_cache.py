@@ -55,6 +55,45 @@ def test_space_is_made_from_the_block_unused_for_longest_and_from_a_sequences_en
     assert cache.count_cached([b"2", b"3"]) == 2
 
 
+def held(cache: BlockCache, *keys: bytes) -> list[int]:
+    """Blocks in use that have the contents of these keys."""
+    blocks = cache.take(len(keys))
+    for block, key in zip(blocks, keys, strict=True):
+        cache.publish(block, key)
+    return blocks
+
+
+def test_what_only_bulk_work_has_used_goes_before_anything_else_the_oldest_first():
+    cache = BlockCache(6)
+    cache.release(held(cache, b"chat"))
+    cache.release(held(cache, b"page 1"), bulk=True)
+    cache.release(held(cache, b"page 2"), bulk=True)
+    for kept in ([b"chat", b"page 1", b"page 2"], [b"chat", b"page 2"], [b"chat"], []):
+        assert [key for key in (b"chat", b"page 1", b"page 2") if cache.count_cached([key])] == kept
+        cache.take(1 if len(kept) < 3 else 3)
+        cache.accounts()
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_what_somebody_used_who_waited_is_not_bulk_whoever_used_it_last(last: bool):
+    cache = BlockCache(3)
+    (block,) = held(cache, b"shared")
+    cache.share([b"shared"])
+    cache.release([block], bulk=last)
+    cache.release([block], bulk=not last)
+    cache.release(held(cache, b"page"), bulk=True)
+    cache.take(1)
+    assert (cache.count_cached([b"shared"]), cache.count_cached([b"page"])) == (1, 0)
+
+
+def test_a_block_that_was_taken_anew_is_nobodys_before_it_is_used():
+    cache = BlockCache(3)
+    cache.release(held(cache, b"chat 1", b"chat 2"))
+    cache.release(held(cache, b"page 1"), bulk=True)  # in the place of chat 2
+    cache.take(1)
+    assert (cache.count_cached([b"chat 1"]), cache.count_cached([b"page 1"])) == (1, 0)
+
+
 def test_only_leading_keys_count_as_cached():
     cache = BlockCache(4)
     blocks = cache.take(2)
@@ -68,7 +107,7 @@ def test_random_use_never_loses_a_block():
     cache, held = BlockCache(40), []
     for turn in range(3000):
         if held and rng.random() < 0.5:
-            cache.release(held.pop(rng.integers(len(held))))
+            cache.release(held.pop(rng.integers(len(held))), bulk=bool(turn % 3))
         elif taken := cache.take(int(rng.integers(1, 9))):
             for block in taken:
                 if rng.random() < 0.6:
@@ -113,6 +152,15 @@ def test_the_least_recently_used_value_goes_when_the_budget_is_full():
         lru.put(key, Bytes(50))
     lru.get(b"a")
     lru.put(b"c", Bytes(40))
+    assert [lru.get(k) is not None for k in (b"a", b"b", b"c")] == [True, False, True]
+    lru.check()
+
+
+def test_a_value_that_may_only_fill_room_drops_no_other():
+    lru = ByteLRU[Bytes](100)
+    lru.put(b"a", Bytes(60))
+    lru.put(b"b", Bytes(41), only_into_room=True)
+    lru.put(b"c", Bytes(40), only_into_room=True)
     assert [lru.get(k) is not None for k in (b"a", b"b", b"c")] == [True, False, True]
     lru.check()
 

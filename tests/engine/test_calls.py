@@ -85,6 +85,13 @@ def test_one_call_that_is_complete_finishes_the_answer(compiler, tokenizer):
     assert constraint.finished
 
 
+def test_arguments_have_no_key_that_the_function_does_not_list(may_say):
+    more = CALL_ADD.replace("true", 'true, "b": 1')
+    assert not may_say(Calls((ADD,), needed=True, several=True), more)
+    open_schema = json.dumps(json.loads(ADD[1]) | {"additionalProperties": True})
+    assert may_say(Calls((("add", open_schema),), needed=True, several=True), more)
+
+
 def test_random_tokens_make_calls_that_can_be_read(compiler, tokenizer):
     rng, schema = (
         np.random.default_rng(0),

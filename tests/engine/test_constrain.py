@@ -195,6 +195,18 @@ def test_constraints_of_one_compiler_do_not_know_each_other(compiler: GrammarCom
     assert fits(other, tokenizer, '{"b": [')
 
 
+def test_keys_that_a_schema_does_not_list_are_not_written_unless_it_allows_them(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+):
+    plain = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert fits(compiled(compiler, plain), tokenizer, '{"a": 1}')
+    assert not fits(compiled(compiler, plain), tokenizer, '{"a": 1,')
+    assert not fits(compiled(compiler, plain), tokenizer, '{"b')
+    assert fits(compiled(compiler, plain | {"additionalProperties": True}), tokenizer, '{"a": 1, "b": 2}')
+    both = {"allOf": [plain, {"type": "object", "properties": {"b": {"type": "integer"}}}]}
+    assert fits(compiled(compiler, both), tokenizer, '{"a": 1, "b": 2}')
+
+
 def test_many_threads_may_compile_at_once(compiler: GrammarCompiler, tokenizer: Tokenizer):
     def answer(i: int) -> bool:
         constraint = compiled(compiler, obj(**{f"k{i}": {"const": i}}))

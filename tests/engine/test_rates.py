@@ -1,6 +1,6 @@
 """What is foretold comes from what was measured, and from nothing else."""
 
-from sightline.engine.rates import RECENT, Rates
+from sightline.engine.rates import MOST_RETRY_S, RECENT, UNKNOWN_RETRY_S, Rates
 from sightline.types import Usage
 
 PLAIN = Usage(prompt_tokens=100, prefill_ms=200)
@@ -57,3 +57,10 @@ def test_the_queue_moves_up_once_per_answer_in_each_of_its_places():
     assert rates.queue_s(0, running=3, places=3) == 2
     assert rates.queue_s(2, running=3, places=3) == 6
     assert rates.queue_s(2, running=2, places=3) == 4
+
+
+def test_who_finds_the_queue_full_comes_back_when_an_answer_has_ended():
+    assert Rates().retry_s(3) == UNKNOWN_RETRY_S
+    assert learned((Usage(prompt_tokens=10, prefill_ms=100), 0)).retry_s(3) == 1
+    assert learned((Usage(prompt_tokens=10, prefill_ms=9000, decode_ms=9000), 0)).retry_s(3) == 6
+    assert learned((Usage(prompt_tokens=10, decode_ms=9e9), 0)).retry_s(1) == MOST_RETRY_S

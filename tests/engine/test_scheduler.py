@@ -102,6 +102,22 @@ def test_the_youngest_gives_way_when_blocks_run_out_and_starts_over_from_what_is
     assert len(young.tokens) == before + 1
 
 
+def test_a_long_document_does_not_drive_out_what_people_ask_about():
+    s, chat = scheduler(blocks=1 + 8), sequence(96, 1)
+    s.add(chat)
+    step(s)
+    s.remove(chat)
+    for number in range(5):
+        page = sequence(96, 10 + number, bulk=True)
+        s.add(page)
+        step(s)
+        s.remove(page)
+    again = sequence(96, 1)
+    s.add(again)
+    step(s)
+    assert again.cached == 64  # all but the last block, which is computed in any case
+
+
 def test_a_request_that_finds_no_blocks_keeps_its_place_in_the_queue():
     s = scheduler(blocks=1 + 4)
     big, small = sequence(100, 1), sequence(100, 2)

@@ -26,8 +26,9 @@ What is thrown at the server, what must happen, and which test throws it. Made f
 
 The tests in `tests/faults/` meet a live server with the demo model. After each of them the server is healthy, its
 memory is back within 5 MiB however often the input comes, and the next question is answered. Media by URL are fetched
-in the test's own process, from a server on loopback that a test may dial and a user cannot. A ★ stands at the rows
-that are walked on every change; rows without one and without a test are not listed.
+in the test's own process, from a server on loopback that a test may dial and a user cannot; slow clients meet a server
+there whose deadlines are a blink. A ★ stands at the rows that are walked on every change; rows without one and without
+a test are not listed.
 """
 
 

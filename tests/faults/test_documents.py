@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from faults.conftest import says
-from media.pdfs import one_page, pages, pdf, receipts
+from media.pdfs import one_page, pages, pdf, receipts, without_font
 from media.test_documents import encrypted
 
 
@@ -83,3 +83,9 @@ def test_a_zip_is_refused_by_name(walk):
 @pytest.mark.row("P11")
 def test_a_good_document_is_answered(walk):
     assert walk.answered(chat(receipts(2)))["usage"]["prompt_tokens_details"]["image_tokens"] == 2 * 88
+
+
+@pytest.mark.row("P14")
+def test_the_answer_says_how_many_letters_it_could_not_see(walk):
+    said = walk.answered(chat(without_font(3)))
+    assert said["sightline"]["images"][0]["missing_letters"] == 3

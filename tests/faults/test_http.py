@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
 import socket
 
 import httpx2
@@ -11,6 +13,7 @@ import pytest
 from faults.conftest import CHAT, MAX_BODY, says
 
 BODY = json.dumps(says("hello")).encode()
+IDLE = 2000
 FULL = BODY + b" " * (MAX_BODY - len(BODY))
 JSON = b"Content-Type: application/json"
 
@@ -77,6 +80,13 @@ def test_a_broken_chunk_is_refused(walk, chunk):
     assert said == b"" or status(said) == 400
 
 
+@pytest.mark.row("H05")
+@pytest.mark.parametrize("count", [65_537, 1_000_000])
+def test_a_body_in_a_million_crumbs_is_not_read_to_its_end(walk, count):
+    said = walk.raw(head(JSON, b"Transfer-Encoding: chunked"), b"1\r\n \r\n" * count)
+    assert said == b"" or status(said) == 400
+
+
 @pytest.mark.row("H07")
 @pytest.mark.parametrize(
     "lines",
@@ -88,7 +98,20 @@ def test_headers_without_measure_are_refused(walk, lines):
     assert said == b"" or status(said) in (400, 431)
 
 
-@pytest.mark.row("H11")
+@pytest.mark.row("H10")
+def test_two_thousand_idle_connections_keep_nobody_out(walk):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2 * IDLE:
+        pytest.skip(f"this machine allows {hard} open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * IDLE), hard))
+    address = httpx2.URL(walk.server.url)
+    with contextlib.ExitStack() as idle:
+        for _ in range(IDLE):
+            idle.enter_context(socket.create_connection((address.host, address.port)))
+        assert walk.post(BODY).status_code == 200
+
+
+@pytest.mark.row("H11", "Q04")
 @pytest.mark.parametrize("sent", [b"", BODY[:10]])
 def test_a_client_that_leaves_in_the_middle_leaves_nothing(walk, sent):
     address = httpx2.URL(walk.server.url)
@@ -160,6 +183,18 @@ def test_requests_written_at_once_are_answered_in_order(walk):
     assert said.count(b"HTTP/1.1 200") == 50
     assert said.rstrip().endswith(b'"}')
     assert b'"version"' in said.rpartition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.row("H22")
+def test_what_a_client_says_of_itself_is_neither_believed_nor_logged(walk):
+    lines = [b"X-Forwarded-For: 203.0.113.7", b"X-Forwarded-Proto: https", b"X-Forwarded-Host: evil.example"]
+    more = (b"X-Request-Id: mine", b"X-Real-IP: 203.0.113.7")
+    said = walk.raw(head(*lines, *more, target=b"/openapi.json", method=b"GET"))
+    assert status(said) == 200
+    logged = "".join(walk.server.lines).encode()
+    for forged in (b"203.0.113.7", b"evil.example", b": mine"):
+        assert forged not in said
+        assert forged not in logged
 
 
 @pytest.mark.row("H21")

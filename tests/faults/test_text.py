@@ -140,3 +140,33 @@ def test_what_a_caller_calls_things_makes_no_line_of_its_own_in_the_log(walk):
 @pytest.mark.parametrize("text", ["x" * (10 * MIB), " " * (10 * MIB) + "x"], ids=["a word", "spaces"])
 def test_a_text_of_megabytes_is_refused_unread(walk, text):
     assert "characters" in walk.refused(says(text), "context_length_exceeded")
+
+
+@pytest.mark.row("U14")
+@pytest.mark.parametrize("field", ["callback", "callback_url", "webhook", "webhook_url", "notify"])
+def test_there_is_no_address_to_call_back(walk, field):
+    address = {field: "http://127.0.0.1:9/"}
+    walk.refused(HELLO | address, "unsupported_parameter", param=field)
+    assert walk.post({"task": "vqa", "text": "x", "images": ["AAAA"]} | address, "/infer").status_code == 400
+    batch = {"input_file_id": "file-1", "endpoint": CHAT, "completion_window": "24h"}
+    walk.refused(batch | address, "unsupported_parameter", path="/v1/batches", param=field)
+
+
+@pytest.mark.row("U08")
+@pytest.mark.parametrize(
+    "name", ["/etc/hostname", "file:///etc/hostname", "../../etc/hostname", "/dev/zero", "/proc/self/mem"]
+)
+def test_no_request_reads_a_file(walk, name):
+    parts = (
+        {"type": "image_url", "image_url": {"url": name}},
+        {"type": "image", "image": name},
+        {"type": "video_url", "video_url": {"url": name}},
+        {"type": "video", "video": [name]},
+        {"type": "file", "file": {"file_data": name}},
+    )
+    for part in parts:
+        reply = walk.post(says(part))
+        assert (reply.status_code, reply.json()["error"]["type"]) == (400, "invalid_request_error")
+    for task, medium in (("vqa", "images"), ("video_qa", "videos"), ("doc_analyze", "documents")):
+        assert walk.post({"task": task, "text": "x", medium: [name]}, "/infer").status_code == 400
+    walk.refused(HELLO | {"model": name}, "model_not_found", 404)

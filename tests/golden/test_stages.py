@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from openvino import Model
 
+from own_kernels import WAYS
 from sightline.model import language, vision
 from sightline.model.checkpoint import Checkpoint
 from sightline.model.graph import result
@@ -27,14 +28,17 @@ SEEN = [(v, c) for v, c in EVERY if c != "text"] + FULL[1::3]
 TOLERANCE = 1e-4  # of the stage's largest value
 
 
+both_ways = pytest.mark.parametrize("own", WAYS)  # our own kernels read what fits them, the plugin's the rest
+
+
 class Case:
     """One fixture with its checkpoint, both towers compiled for `exact`, and every layer's output readable."""
 
-    def __init__(self, variant: str, name: str):
+    def __init__(self, variant: str, name: str, own: bool = False):
         self.checkpoint = Checkpoint.open(FIXTURES / variant / "checkpoint")
         self.config = self.checkpoint.config
         self.weights = Weights(self.checkpoint)
-        self.kernels = choose("exact", 1, self.config)
+        self.kernels = choose("exact", 1, self.config, own)
         self.expected = dict(np.load(FIXTURES / variant / f"{name}.npz"))
         self.grids = [Grid(*map(int, row)) for row in self.expected.get("grid_thw", ())]
 
@@ -134,9 +138,10 @@ def test_token_positions_equal_the_references(variant: str, name: str):
     assert following == case.expected["next_position"]
 
 
+@both_ways
 @pytest.mark.parametrize(("variant", "name"), FULL)
-def test_every_vision_block_equals_the_references(variant: str, name: str, monkeypatch: pytest.MonkeyPatch):
-    case = Case(variant, name)
+def test_every_vision_block_equals_the_references(variant: str, name: str, own: bool, monkeypatch: pytest.MonkeyPatch):
+    case = Case(variant, name, own)
     build = vision.build
     monkeypatch.setattr(vision, "build", lambda *arguments: tap(build(*arguments), "block"))
     tower = VisionTower(case.config, case.weights, case.kernels)
@@ -150,9 +155,10 @@ def test_every_vision_block_equals_the_references(variant: str, name: str, monke
         close(np.concatenate(found), case.expected[f"vision_hidden_{index + 1}"])
 
 
+@both_ways
 @pytest.mark.parametrize(("variant", "name"), SEEN)
-def test_merged_and_deepstack_features_equal_the_references(variant: str, name: str):
-    case = Case(variant, name)
+def test_merged_and_deepstack_features_equal_the_references(variant: str, name: str, own: bool):
+    case = Case(variant, name, own)
     tower = VisionTower(case.config, case.weights, case.kernels)
     features = [tower.encode(pixels) for pixels in case.pictures()]
     close(np.concatenate([f.main for f in features]), case.expected["vision_merged"])
@@ -160,11 +166,12 @@ def test_merged_and_deepstack_features_equal_the_references(variant: str, name: 
         close(np.concatenate([f.deep[level] for f in features]), case.expected[f"deepstack_{level}"])
 
 
+@both_ways
 @pytest.mark.parametrize(("variant", "name"), [*EVERY, *FULL[1::3]])
 def test_every_text_layer_the_logits_and_the_experts_equal_the_references(
-    variant: str, name: str, monkeypatch: pytest.MonkeyPatch
+    variant: str, name: str, own: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    case = Case(variant, name)
+    case = Case(variant, name, own)
     model = tapped_language(case, monkeypatch)
     length = len(case.expected["token_ids"])
     found = model.step([case.slices(0, length, [3, 1, 2])])
@@ -180,9 +187,10 @@ def test_every_text_layer_the_logits_and_the_experts_equal_the_references(
             np.testing.assert_array_equal(found.experts[layer], case.expected[f"expert_ids_{layer}"])
 
 
+@both_ways
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_prompt_read_in_chunks_that_cut_through_its_picture_gives_the_same_logits(variant: str):
-    case = Case(variant, "long")
+def test_a_prompt_read_in_chunks_that_cut_through_its_picture_gives_the_same_logits(variant: str, own: bool):
+    case = Case(variant, "long", own)
     model = LanguageModel(case.config, case.weights, case.kernels)
     model.allocate(8)
     for start, end in ((0, 32), (32, 64), (64, 72)):
@@ -192,9 +200,10 @@ def test_a_prompt_read_in_chunks_that_cut_through_its_picture_gives_the_same_log
     close(found.logits, case.expected["logits"][-1:])
 
 
+@both_ways
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_second_turn_with_a_new_picture_on_a_kept_cache_gives_the_same_logits(variant: str):
-    first, second = Case(variant, "image_4x6"), Case(variant, "second_turn")
+def test_a_second_turn_with_a_new_picture_on_a_kept_cache_gives_the_same_logits(variant: str, own: bool):
+    first, second = Case(variant, "image_4x6", own), Case(variant, "second_turn", own)
     kept = len(first.expected["token_ids"])
     np.testing.assert_array_equal(second.expected["token_ids"][:kept], first.expected["token_ids"])
     model = LanguageModel(second.config, second.weights, second.kernels)
@@ -204,9 +213,10 @@ def test_a_second_turn_with_a_new_picture_on_a_kept_cache_gives_the_same_logits(
     close(found.logits, second.expected["logits"][-1:])
 
 
+@both_ways
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_unequal_sequences_in_one_ragged_step_do_not_touch_each_other(variant: str):
-    cases = [Case(variant, name) for name in ("text", "long", "two_images")]
+def test_unequal_sequences_in_one_ragged_step_do_not_touch_each_other(variant: str, own: bool):
+    cases = [Case(variant, name, own) for name in ("text", "long", "two_images")]
     model = LanguageModel(cases[0].config, cases[0].weights, cases[0].kernels)
     model.allocate(16)
     tables = [[4], [5, 2, 7], [9, 3]]
@@ -216,9 +226,10 @@ def test_unequal_sequences_in_one_ragged_step_do_not_touch_each_other(variant: s
         close(found.logits[row : row + 1], case.expected["logits"][-1:])
 
 
+@both_ways
 @pytest.mark.parametrize(("variant", "name"), EVERY)
-def test_sixteen_greedy_tokens_equal_the_references(variant: str, name: str):
-    case = Case(variant, name)
+def test_sixteen_greedy_tokens_equal_the_references(variant: str, name: str, own: bool):
+    case = Case(variant, name, own)
     model = LanguageModel(case.config, case.weights, case.kernels)
     model.allocate(8)
     length, blocks = len(case.expected["token_ids"]), [6, 1, 4, 2]

@@ -55,6 +55,22 @@ def one_page(
     )
 
 
+def without_font(letters: int) -> bytes:
+    """A page with so many Chinese letters in a font that is neither in the file nor on any machine."""
+    names = b"/CIDInit /ProcSet findresource begin begincmap 1 begincodespacerange <0000> <FFFF> endcodespacerange "
+    font = b"<< /Type /Font /Subtype /Type0 /BaseFont /Nobody /Encoding /Identity-H /DescendantFonts [6 0 R] "
+    glyphs = b"<< /Type /Font /Subtype /CIDFontType2 /BaseFont /Nobody /FontDescriptor 7 0 R /DW 1000 "
+    more = {
+        5: font + b"/ToUnicode 8 0 R >>",
+        6: glyphs + b"/CIDSystemInfo << /Registry (Adobe) /Ordering (Identity) /Supplement 0 >> >>",
+        7: b"<< /Type /FontDescriptor /FontName /Nobody /Flags 6 /FontBBox [0 -200 1000 900] /ItalicAngle 0 "
+        b"/Ascent 880 /Descent -120 /CapHeight 880 /StemV 93 >>",
+        8: stream(names + b"1 beginbfchar <FFF0> <603B> endbfchar endcmap end"),
+    }
+    text = b"BT /F 24 Tf 20 200 Td <" + b"FFF0" * letters + b"> Tj ET"
+    return one_page(text, resources=b"/Font << /F 5 0 R >>", more=more)
+
+
 def pages(count: int, *damaged: int) -> bytes:
     """So many pages, 100 points wide and their number higher than 100; the `damaged` ones are no pages."""
     kids = b" ".join(b"%d 0 R" % (number + 2) for number in range(1, count + 1))

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from media.pdfs import RECEIPTS, inflating, of_pictures, one_page, pages, pdf, stream
+from media.pdfs import RECEIPTS, inflating, of_pictures, one_page, pages, pdf, stream, without_font
 from media.test_sandbox import children
 from sightline.errors import (
     DocumentPasswordRequired,
@@ -74,6 +74,15 @@ def test_a_page_is_white_where_nothing_is_drawn_and_its_colours_are_right(worker
     pixels = drawn(workers, one_page(b"1 0 0 rg 0 200 100 100 re f"))[0].pixels
     assert pixels[20, 20].tolist() == [255, 0, 0]
     assert pixels[-20, -20].tolist() == [255, 255, 255]
+
+
+@pytest.mark.row("P14")
+def test_letters_that_no_font_has_are_counted(workers):
+    assert drawn(workers, without_font(3))[1] == PageInfo(1, missing=3)
+    latin = one_page(
+        b"BT /F 24 Tf 20 200 Td (Total) Tj ET", resources=b"/Font << /F << /Type /Font /Subtype /Type1 >> >>"
+    )
+    assert drawn(workers, latin)[1] == PageInfo(1)
 
 
 @pytest.mark.row("P09")

@@ -77,7 +77,7 @@ def test_an_exact_size_snaps_and_stays_under_the_ceiling(asked, seen):
         ({"max_pixels": -5}, "max_pixels is -5, must be at least 1"),
         ({"resized_height": 0, "resized_width": 64}, "resized_height is 0, must be at least 1"),
         ({"min_pixels": 2000, "max_pixels": 1000}, "min_pixels is 2000, above max_pixels, which is 1000"),
-        ({"resized_height": 64}, "resized_height is 64, resized_width is None; give both"),
+        ({"resized_height": 64}, "resized_height is 64, resized_width is missing; give both"),
         ({"resized_height": 10**400, "resized_width": 64}, "the limit is 16777216"),
         ({"resized_height": 32, "resized_width": 32_000}, "resized_height 32 and resized_width 32000.*200 times"),
     ],

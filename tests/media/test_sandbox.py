@@ -163,6 +163,22 @@ def test_a_cancelled_decode_leaves_the_workers_usable(one):
     asyncio.run(scene())
 
 
+@pytest.mark.row("Q04")
+def test_a_worker_that_is_busy_for_somebody_who_left_is_killed_and_the_next_is_answered(one, monkeypatch):
+    monkeypatch.setattr(sandbox, "LEAVING_S", 0)
+
+    async def scene():
+        worker = only_child()
+        os.kill(worker, signal.SIGSTOP)
+        abandoned = asyncio.create_task(one.decode(SMALL, MODEL))
+        await until_busy(one)
+        abandoned.cancel()
+        assert (await one.decode(SMALL, MODEL)).original == (64, 96)
+        assert only_child() != worker
+
+    asyncio.run(scene())
+
+
 def test_closing_leaves_no_process_and_tells_those_who_wait():
     async def scene():
         workers = ImageWorkers(MediaSettings(workers=1))

@@ -1,5 +1,6 @@
 """Promises about pixels: every kind of picture comes out as the reference sees it, and what is none is named."""
 
+import asyncio
 import hashlib
 import json
 import re
@@ -50,6 +51,14 @@ def test_pixels_equal_those_of_the_reference(workers, case):
     assert picture.original == tuple(case["original"])
     assert list(picture.pixels.shape) == [*case["resized"], 3]
     assert hashlib.sha256(picture.pixels.tobytes()).hexdigest() == case["sha256"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.get("file") or "x".join(map(str, case["original"])))
+def test_a_picture_is_measured_as_it_is_decoded(workers, case):
+    data = (FIXTURES / case["file"]).read_bytes() if "file" in case else png(*case["original"])
+    rule = ResizeRule(min_pixels=MODEL.min_pixels, max_pixels=case["max_pixels"])
+    measured = asyncio.run(workers.measure(Image(data), rule))
+    assert sorted(measured) == sorted(case["resized"])  # it is not turned upright
 
 
 def test_greyscale_of_16_bits_keeps_its_high_byte(workers):

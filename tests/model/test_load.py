@@ -180,9 +180,30 @@ def test_weights_that_do_not_fit_the_config_are_named_as_stored_and_when_packed(
 
 def test_a_tokenizer_larger_than_the_vocabulary_belongs_to_another_checkpoint(tmp_path: Path):
     folder = copy("dense-tied", tmp_path / "model")
-    change_json(folder / "config.json", lambda config: config["text_config"].update(vocab_size=512))
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: has \d+ tokens, the model only 512; .* another"):
+    one_more = {"id": 5000, "content": "<|one_more|>", "special": True}
+    change_json(folder / "tokenizer.json", lambda tokenizer: tokenizer["added_tokens"].append(one_more))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: has 5001 tokens, the model only 1024; .* another"):
         load(folder, settings(tmp_path))
+
+
+@pytest.mark.parametrize("precision", ["exact", pytest.param("int8", marks=needs_int8)])
+def test_a_model_that_has_rested_computes_the_same(tmp_path: Path, precision: Precision):
+    model = load(DEMO, settings(tmp_path, precision))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 128, 96, 3), dtype=np.uint8)
+    before = model.vision.encode(pixels).main, read(model.language).logits
+    model.rest()
+    after = model.vision.encode(pixels).main, read(model.language).logits
+    for found, expected in zip(after, before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_smallest_picture_can_be_encoded_after_a_rest(tmp_path: Path):
+    vision = load(DEMO, settings(tmp_path)).vision
+    cell = np.full((1, 32, 32, 3), 100, np.uint8)
+    before = vision.encode(cell).main
+    for _ in range(2):
+        vision.rest()
+        np.testing.assert_array_equal(vision.encode(cell).main, before)
 
 
 def test_the_kv_pools_take_what_they_are_given(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sightline.model.machine import (
     memory_need,
     parameters,
     read_machine,
+    small_parameters,
 )
 from sightline.model.quantize import plan
 
@@ -150,6 +152,28 @@ def test_the_demo_model_holds_the_parameters_its_shape_says():
     assert parameters(checkpoint.config) == sum(math.prod(t.shape) for t in checkpoint.tensors.values())
 
 
+@pytest.mark.parametrize("name", FAMILY)
+def test_with_our_own_kernels_every_weight_counts_once_as_it_lies_in_its_file(name: str):
+    config = FAMILY[name]
+    stored = 2 * parameters(config) + 2 * small_parameters(config)
+    every_expert = replace(config, text=replace(config.text, experts_per_token=config.text.experts))
+    saved = decode_bytes(every_expert, "exact") // 4  # 12 bits instead of 16
+    assert memory_need(config, "exact", 0, own=True).weights == pytest.approx(stored - saved, rel=0.002)
+    assert decode_bytes(config, "exact", own=True) == pytest.approx(0.75 * decode_bytes(config, "exact"), rel=0.003)
+    for bf16 in (False, True):  # packed vision weights are read packed
+        assert memory_need(config, "int8", 0, bf16=bf16, own=True) == memory_need(config, "int8", 0)
+    assert memory_need(config, "int4", 0, own=True) == memory_need(config, "int4", 0)
+
+
+def test_a_vision_tower_whose_shapes_our_own_kernels_do_not_read_is_copied_all_the_same():
+    config = FAMILY["Qwen3-VL-2B"]
+    odd = replace(config, vision=replace(config.vision, intermediate=4088))
+    copied = 4 * 2 * odd.vision.depth * odd.vision.intermediate * odd.vision.hidden  # up and down, float32 beside bf16
+    fewer = [parameters(c) + small_parameters(c) for c in (config, odd)]
+    needs = [memory_need(c, "exact", 0, own=True).weights for c in (config, odd)]
+    assert needs[1] - needs[0] == copied - 2 * (fewer[0] - fewer[1])
+
+
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_packed_weights_need_what_the_packer_writes(precision):
     checkpoint = Checkpoint.open(DEMO)
@@ -170,10 +194,10 @@ def test_a_processor_with_bf16_keeps_the_vision_tower_of_int8_as_stored():
 @pytest.mark.parametrize(
     ("name", "gigabytes"),
     [
-        ("Qwen3-VL-2B", (3.44, 1.72, 1.04)),
-        ("Qwen3-VL-4B", (8.04, 4.02, 2.26)),
-        ("Qwen3-VL-8B", (15.1, 7.57, 4.20)),
-        ("Qwen3-VL-30B-A3B", (6.06, 3.03, 1.71)),
+        ("Qwen3-VL-2B", (3.44, 1.72, 1.07)),
+        ("Qwen3-VL-4B", (8.04, 4.02, 2.31)),
+        ("Qwen3-VL-8B", (15.1, 7.57, 4.28)),
+        ("Qwen3-VL-30B-A3B", (6.06, 3.03, 1.74)),
     ],
 )
 def test_a_token_reads_the_layers_and_the_head_but_only_the_experts_it_uses(name: str, gigabytes: tuple[float, ...]):
@@ -181,10 +205,11 @@ def test_a_token_reads_the_layers_and_the_head_but_only_the_experts_it_uses(name
     assert read == pytest.approx(gigabytes, rel=0.01)
 
 
-def test_the_kv_cache_grows_with_the_context_and_is_float32_only_for_exact():
+def test_the_kv_cache_grows_with_the_context_and_is_float32_for_exact_and_bytes_for_int4():
     shape = FAMILY["Qwen3-VL-2B"]
     assert memory_need(shape, "exact", 1000).kv == 1000 * 57_344 * 4
-    assert memory_need(shape, "int8", 1000).kv == memory_need(shape, "int4", 1000).kv == 1000 * 57_344 * 2
+    assert memory_need(shape, "int8", 1000).kv == 1000 * 57_344 * 2
+    assert memory_need(shape, "int4", 1000).kv == 1000 * 57_344 * (128 + 8) // 128
 
 
 def test_a_need_is_the_sum_of_its_parts():

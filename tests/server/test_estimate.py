@@ -57,7 +57,7 @@ async def test_nothing_is_generated_for_an_estimate():
 
 async def test_a_form_is_estimated_as_well():
     head = '--b\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
-    body = (head.format("image", "picture") + head.format("prompt", "hi") + "--b--").encode()
+    body = (head.format("image", "GIF89a\0") + head.format("prompt", "hi") + "--b--").encode()
     backend = FakeBackend()
     reply = await estimate(backend, body, headers={"content-type": "multipart/form-data; boundary=b"})
     assert reply.status == 200

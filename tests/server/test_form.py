@@ -113,7 +113,15 @@ async def test_a_form_may_ask_for_a_stream(true):
         ([PROMPT, PROMPT, picture()], "prompt", "twice"),
         ([PROMPT, part("prompt", b"\xff")], "prompt", "twice"),
         ([picture(), part("prompt", b"\xff")], "prompt", "not valid UTF-8"),
-        ([picture(), PROMPT, part("photo", b"x", 'filename="a.png"')], "photo", "belong into 'image' or 'file'"),
+        (
+            [picture(), PROMPT, part("photo", b"x", 'filename="a.png"')],
+            "photo",
+            "belong into 'image', 'file' or 'video'",
+        ),
+        ([part("video", b"\0"), PROMPT, part("fps", b"0")], "fps", "fps is 0: input should be greater than 0"),
+        ([part("file", b"\0"), PROMPT, part("dpi", b"high")], "dpi", "dpi is 'high': input should be a valid integer"),
+        ([picture(), PROMPT, part("pages", b"1")], "pages", "'pages' is for files in the field 'file'"),
+        ([picture(), PROMPT, part("fps", b"2")], "fps", "'fps' is for files in the field 'video'"),
         ([picture(), PROMPT, part("messages", b"[]")], "messages", "application/json"),
         ([picture(), PROMPT, part("temperature", b"warm")], "temperature", "'warm'"),
         ([picture(), PROMPT, part("temperature", b"NaN")], "temperature", "'NaN'"),
@@ -136,6 +144,32 @@ async def test_a_pdf_of_a_form_stands_before_the_prompt_with_its_pages():
     assert text == Text("总额?")
 
 
+async def test_a_clip_of_a_form_stands_before_the_prompt_with_the_part_that_is_asked_about():
+    wishes = [part(name, value) for name, value in (("num_frames", b"6"), ("start", b"1.5"), ("end", b"9"))]
+    answer = await asked(part("video", b"\x00\x00ftyp", 'filename="a.mp4"'), part("video", b"\x00"), *wishes, PROMPT)
+    first, second, text = answer.asked.messages[0].parts
+    assert (first.data, second.data) == (b"\x00\x00ftyp", b"\x00")
+    assert (first.fps, first.num_frames, first.start, first.end) == (None, 6, 1.5, 9)
+    assert text == Text("总额?")
+
+
+@pytest.mark.parametrize(
+    ("field", "code", "begins"),
+    [
+        ("image", "invalid_image_format", "Invalid image data: cannot decode image: "),
+        ("file", "document_parse_error", "Invalid document data: cannot read document: "),
+        ("video", "video_parse_error", "Invalid video data: cannot decode video: "),
+    ],
+)
+async def test_the_name_of_a_file_in_its_place_is_answered_with_curls_way_to_send_it(field, code, begins):
+    reply = await send(form(part(field, b"receipt.png"), PROMPT)).end()
+    assert (reply.status, reply.error["code"], reply.error["param"]) == (400, code, field)
+    assert reply.error["message"] == (
+        f"{begins}the form field '{field}' is the text 'receipt.png', not a file; with curl, send a file as "
+        f"{field}=@receipt.png"
+    )
+
+
 @pytest.mark.row("H15")
 @pytest.mark.parametrize(
     ("body", "words"),
@@ -143,15 +177,15 @@ async def test_a_pdf_of_a_form_stands_before_the_prompt_with_its_pages():
         (b"", "ends before"),
         (ASKS[:-4], "ends before"),
         (ASKS[:60], "ends before"),
-        (b"hello", "not a multipart form"),
-        (b"x" * 100_000 + ASKS, "not a multipart form"),
+        (b"hello", "not divided as its boundary says"),
+        (b"x" * 100_000 + ASKS, "not divided as its boundary says"),
         (form(b"--b\r\n\r\nno headers\r\n"), "does not say its name"),
         (form(b"--b\r\nContent-Disposition: form-data\r\n\r\nno name\r\n"), "does not say its name"),
         (form(b"--b\r\nContent-Disposition: attachment; name=a\r\n\r\n\r\n"), "does not say its name"),
         (form(part("a", b"") * 1001), "more than 1000 parts"),
-        (b"--b\r\n" + b"X-Y: z\r\n" * 100_000, "header count"),
-        (b"--b\r\nX-Y: " + b"z" * 1_000_000, "header size"),
-        (b"--b\r\n" + b"z" * 1_000_000, "header size"),
+        (b"--b\r\n" + b"X-Y: z\r\n" * 100_000, "too many or too long headers"),
+        (b"--b\r\nX-Y: " + b"z" * 1_000_000, "too many or too long headers"),
+        (b"--b\r\n" + b"z" * 1_000_000, "too many or too long headers"),
     ],
 )
 async def test_what_is_no_form_is_refused_with_the_reason(body, words, capsys):

@@ -106,6 +106,34 @@ async def test_json_that_was_cut_or_cannot_be_read_has_its_text_and_no_data(step
     assert result["answer"] == "".join(step.text for step in steps)
 
 
+@pytest.mark.parametrize(
+    ("task", "answer"),
+    [
+        ("ground", '[{"bbox_2d": [100, 500, 1000], "label": "star"}]'),
+        ("ground", '[{"bbox_2d": [100, 500, 1000, 1001], "label": "star"}]'),
+        ("ground", '[{"bbox_2d": [1, 2, 3, 4], "label": "star", "colour": "blue"}]'),
+        ("ground", "{}"),
+        ("chart_parse", '{"chart_type": "bar"}'),
+    ],
+)
+async def test_an_answer_that_has_not_the_published_form_has_its_text_and_no_data(task, answer):
+    result = (await send({**VQA, "task": task}, FakeBackend(*says(answer))).end()).json["result"]
+    assert (result["answer"], result["data"], result["field_confidence"]) == (answer, None, None)
+
+
+@pytest.mark.parametrize("takes", [False, True])
+async def test_a_model_is_asked_with_instructions_if_it_takes_them(takes):
+    backend = FakeBackend()
+    backend.takes_instructions = takes
+    app = create_app(backend, Settings())
+    await post(app, VQA, "/infer").end()
+    await post(app, {"task": "doc_analyze", "documents": [PICTURE]}, "/infer").end()
+    roles = [[message.role for message in answer.asked.messages] for answer in backend.answers]
+    *asked, merging = roles
+    assert asked == [["system", "user"] if takes else ["user"]] * 4
+    assert merging == ["system", "user"]  # its question does not say what to do
+
+
 async def test_boxes_come_in_thousandths_and_in_pixels_of_the_upright_picture():
     backend = FakeBackend(*says('[{"bbox_2d": [100, 500, 1000, 750], "label": "star"}]'))
     result = (await send({**VQA, "task": "ground"}, backend).end()).json["result"]

@@ -1,6 +1,7 @@
 """Health, models and stopping: the server says what state it is in, and finishes what it began."""
 
 import asyncio
+import socket
 
 import pytest
 
@@ -91,6 +92,13 @@ async def test_a_model_that_cannot_be_loaded_stops_the_server_with_one_line(caps
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == "error: model sightline-demo cannot be loaded: config.json is missing"
     assert backend.closings == [0]
+
+
+def test_a_connection_sends_small_answers_at_once():
+    with run.listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_an_access_line_has_no_content_and_stays_one_line(capsys):

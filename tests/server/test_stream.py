@@ -128,6 +128,7 @@ async def test_our_own_mistake_in_a_stream_is_not_told_but_numbered():
     assert b"secret" not in reply.body
 
 
+@pytest.mark.row("Q04")
 async def test_a_reader_who_leaves_mid_stream_stops_the_work():
     backend = FakeBackend(Delta("Hel"), asyncio.Event(), *says("lo"))
     exchange = ask(backend)
@@ -139,6 +140,7 @@ async def test_a_reader_who_leaves_mid_stream_stops_the_work():
     assert b"[DONE]" not in exchange.reply.body
 
 
+@pytest.mark.row("Q04")
 async def test_a_client_who_leaves_before_a_whole_answer_stops_all_its_work():
     backend = FakeBackend(asyncio.Event())
     exchange = ask(backend, stream=False, n=2)
@@ -158,6 +160,7 @@ async def test_a_client_who_leaves_in_the_middle_of_its_request_is_no_mistake_of
     assert not backend.asking.is_set()
 
 
+@pytest.mark.row("Q04")
 async def test_a_client_who_leaves_while_its_request_is_prepared_withdraws_it():
     backend = FakeBackend(hold=asyncio.Event())
     exchange = ask(backend)

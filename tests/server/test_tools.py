@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 ADD = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
 NOW = {"type": "function", "function": {"name": "now"}}
-ADD_FORM, NOW_FORM = ("add", json.dumps(SCHEMA)), ("now", '{"type": "object"}')
+ADD_FORM, NOW_FORM = ("add", json.dumps(SCHEMA)), ("now", '{"type": "object", "properties": {}}')
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def sampling(name, **options):
 
 
 def question(name, text=""):
-    message = asking.conversation(TASKS[name], [PICTURE], text).messages[-1]
+    (message,) = asking.conversation(TASKS[name], [PICTURE], text, instructed=False).messages
     assert message.parts[0] == PICTURE
     return message.parts[-1].text
 
@@ -31,8 +32,22 @@ def question(name, text=""):
 def test_an_entry_stands_under_its_name_and_has_one_way_to_its_question(task):
     assert TASKS[task.name] is task is find(task.name)
     assert "{}" in task.template
-    assert not (task.schema and task.callers_schema)
-    assert bool(task.role) == bool(task.steps)
+    assert not (task.writes and task.callers_schema)
+    assert bool(task.data) == bool(task.writes or task.paged)
+
+
+@every_task
+def test_an_entry_says_role_steps_and_the_form_of_the_output(task):
+    media = [Video()] if task.max_videos else [PICTURE]
+    system, user = asking.conversation(task, media, "What?", instructed=True, schema='{"type": "object"}').messages
+    role, *steps, form = system.parts[0].text.split("\n")
+    assert (system.role, user.role, role) == ("system", "user", task.role)
+    assert role.startswith("You ")
+    assert [step.split(". ")[0] for step in steps] == [str(number) for number in range(1, len(task.steps) + 1)]
+    assert len(steps) >= 2
+    assert form.startswith("Answer ")
+    assert ("JSON only" in form) == task.structured
+    assert form.endswith('schema: {"type": "object"}') == task.callers_schema
 
 
 @every_task
@@ -46,13 +61,13 @@ def test_a_schema_of_ours_compiles(task, demo_model):
 @every_task
 def test_pictures_are_needed_and_no_more_than_declared(task):
     with pytest.raises(InvalidRequest, match="videos is empty" if task.max_videos else "images is empty"):
-        asking.conversation(task, [], "What?")
+        asking.conversation(task, [], "What?", instructed=True)
     if task.max_videos:
         with pytest.raises(InvalidRequest, match=r"videos has 2 videos.*takes 1"):
-            asking.conversation(task, [Video(), Video()], "What?")
+            asking.conversation(task, [Video(), Video()], "What?", instructed=True)
     if task.max_images:
         with pytest.raises(InvalidRequest, match=r"images has 2 pictures.*takes 1"):
-            asking.conversation(task, [PICTURE, PICTURE], "What?")
+            asking.conversation(task, [PICTURE, PICTURE], "What?", instructed=True)
 
 
 def test_the_callers_text_is_the_question_and_else_the_tasks_own():
@@ -66,16 +81,25 @@ def test_the_callers_text_is_the_question_and_else_the_tasks_own():
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_a_task_without_a_question_of_its_own_needs_text(name, text):
     with pytest.raises(InvalidRequest, match=r"^prompt is empty") as caught:
-        asking.conversation(TASKS[name], [PICTURE], text)
+        asking.conversation(TASKS[name], [PICTURE], text, instructed=True)
     assert caught.value.param == "text"
 
 
-def test_role_and_steps_are_the_system_message():
-    system, user = asking.conversation(TASKS["chart_parse"], [PICTURE], "").messages
-    assert (system.role, user.role) == ("system", "user")
-    assert system.parts[0].text.startswith("You read charts")
-    assert "\n1. Find" in system.parts[0].text
-    assert len(asking.conversation(TASKS["vqa"], [PICTURE], "?").messages) == 1
+def test_the_documentation_has_every_task_with_its_defaults():
+    documented = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    table = documented.partition("| `temperature` | `max_tokens` | queue |")[2].partition("\n\n")[0]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert {row[0] for row in rows} == set(TASKS)
+    for name, _, question, _, temperature, tokens, queue in rows:
+        task = find(name)
+        assert (temperature == "0") is task.greedy
+        assert tokens == f"{task.max_tokens}{' a page' if task.paged else ''}"
+        assert queue == task.lane
+        assert task.question is None or f'"{task.question}"' in question
+
+
+def test_a_model_that_was_taught_bare_questions_is_asked_them_bare():
+    assert len(asking.conversation(TASKS["chart_parse"], [PICTURE], "", instructed=False).messages) == 1
 
 
 def test_what_is_read_off_is_greedy_unless_the_caller_wants_otherwise():

@@ -9,7 +9,7 @@ from fake_backend import FakeAnswer
 from sightline.errors import InvalidDocument, Overloaded, PromptTooLong, ShuttingDown
 from sightline.tasks.catalogue import find
 from sightline.tasks.documents import DocumentReading
-from sightline.types import Conversation, Delta, Document, Grammar, Page, Sampling, Text, TokenLogprob, Usage
+from sightline.types import Conversation, Delta, Document, Grammar, Message, Page, Sampling, Text, TokenLogprob, Usage
 from sightline.wire_tasks import Analysis, PageAnswer
 
 pytestmark = pytest.mark.anyio
@@ -34,12 +34,14 @@ class Asked:
     merges: list[object] = field(default_factory=list)
     answers: list[FakeAnswer] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)  # of the merges
+    systems: list[Message] = field(default_factory=list)  # of the pages
 
     async def __call__(self, conversation: Conversation, sampling: Sampling) -> FakeAnswer:
         assert all(answer.closed.is_set() for answer in self.answers), "two questions at once"
         assert conversation.may_drop_turns is False
-        first, *_, last = (part for message in conversation.messages for part in message.parts)
+        first, *_, last = conversation.messages[-1].parts * 2
         if isinstance(first, Page):
+            self.systems += [message for message in conversation.messages if message.role == "system"]
             assert last == Text("How much?")
             played = self.pages[first.number].pop(0)
         else:
@@ -52,9 +54,11 @@ class Asked:
         return self.answers[-1]
 
 
-def reading(asked: Asked) -> DocumentReading:
+def reading(asked: Asked, *, instructed: bool = False) -> DocumentReading:
     document = Document(b"", param="documents[0]")
-    return DocumentReading(TASK, [Page(document, number) for number in asked.pages], "How much?", Sampling(), asked)
+    return DocumentReading(
+        TASK, [Page(document, number) for number in asked.pages], "How much?", Sampling(), asked, instructed
+    )
 
 
 def three(*merges: object) -> Asked:
@@ -169,6 +173,18 @@ async def test_closing_the_pieces_closes_the_question_under_way():
     await pieces.aclose()
     assert all(answer.closed.is_set() for answer in asked.answers)
     assert len(asked.answers) == 1
+
+
+async def test_each_page_is_asked_about_with_the_tasks_instructions_if_the_model_takes_them():
+    for instructed in (False, True):
+        asked = three(answering(json.dumps(MERGED)))
+        await reading(asked, instructed=instructed).whole()
+        assert [message.parts[0].text.split("\n")[0] for message in asked.systems] == [TASK.role] * 3 * instructed
+
+
+async def test_a_merge_that_has_not_the_published_form_gives_way_to_the_pages_own_words():
+    result = await reading(three(answering('{"statements": [{"text": "All is paid."}]}'))).whole()
+    assert result.data["merged"]["by"] == "pages"
 
 
 async def test_a_page_cut_off_says_so():

@@ -64,6 +64,14 @@ class Answer(AsyncIterable[Delta], Protocol):
         ...
 
 
+class Place(Protocol):
+    """Room in the queue of a lane, held for answers whose question is still being made ready."""
+
+    def leave(self, answers: int | None = None) -> None:
+        """Give back what was held for so many answers, or for all that are left. Harmless when nothing is."""
+        ...
+
+
 class Backend(Protocol):
     """An engine with one model. `start` it, `await ready()`, `generate` as often as wanted, `close` it."""
 
@@ -85,6 +93,11 @@ class Backend(Protocol):
     @property
     def defaults(self) -> Sampling:
         """The sampling of a request that asks for nothing, from the model's generation_config."""
+        ...
+
+    @property
+    def takes_instructions(self) -> bool:
+        """Whether a task's role, steps and output form go before its question. A model may know bare questions only."""
         ...
 
     @property
@@ -118,13 +131,28 @@ class Backend(Protocol):
         """Wait until the model can answer. Raises the SightlineError that stopped it."""
         ...
 
+    def reserve(self, lane: Lane = "interactive", answers: int = 1) -> Place:
+        """Hold room for so many answers before anything is fetched or decoded for them. The caller leaves it.
+
+        Raises Overloaded when there is none, and what else `generate` would raise for any question.
+        """
+        ...
+
     async def generate(
-        self, conversation: Conversation, sampling: Sampling, *, request_id: str, lane: Lane = "interactive"
+        self,
+        conversation: Conversation,
+        sampling: Sampling,
+        *,
+        request_id: str,
+        lane: Lane = "interactive",
+        place: Place | None = None,
     ) -> Answer:
         """Queue a conversation; returns once it is prepared and has its place in the queue of its lane.
 
-        Work in the "bulk" lane gets what the interactive one leaves, and has a waiting limit of its own.
-        Every error that is the caller's is raised here, before the first delta. Cancelling the call withdraws it.
+        Work in the "bulk" lane gets what the interactive one leaves, and has a waiting limit of its own. `place` is
+        what was reserved in the lane; the call takes and leaves room for one answer of it. Without it, room is looked
+        for first. Every error that is the caller's is raised here, before the first delta. Cancelling the call
+        withdraws it.
         """
         ...
 

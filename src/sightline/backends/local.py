@@ -14,13 +14,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
-from sightline.backends import State
+from sightline.backends import Place, State
 from sightline.engine.engine import Engine
 from sightline.engine.prepare import Preparer
 from sightline.engine.prompt import Prompt
 from sightline.engine.rates import Rates
 from sightline.engine.stream import Stream
-from sightline.errors import CheckpointError, InternalError, ModelLoading, ShuttingDown, SightlineError
+from sightline.errors import CheckpointError, InternalError, ModelLoading, Overloaded, ShuttingDown, SightlineError
 from sightline.media.decoders import Decoders
 from sightline.model.config import GenerationConfig, ModelConfig
 from sightline.model.download import resolve
@@ -117,6 +117,21 @@ class LocalAnswer:
         self._stream.close()
 
 
+class _Held:
+    """Room in a lane, counted among the questions that are being prepared."""
+
+    def __init__(self, preparing: Counter[Lane], lane: Lane, answers: int):
+        self._preparing = preparing
+        self._lane = lane
+        self._left = answers
+        preparing[lane] += answers
+
+    def leave(self, answers: int | None = None) -> None:
+        leaving = self._left if answers is None else min(answers, self._left)
+        self._left -= leaving
+        self._preparing[self._lane] -= leaving
+
+
 class LocalBackend:
     """Serves one checkpoint: `settings.model` (a folder or an id pulled before), else the embedded demo model."""
 
@@ -126,6 +141,7 @@ class LocalBackend:
         self.model_id, self.aliases = _names(settings, self._folder)
         self.created = int((self._folder / "config.json").stat().st_mtime)
         self.defaults = sampling_defaults(ModelConfig.load(self._folder).generation)
+        self.takes_instructions = settings.model is not None  # the demo model knows bare questions, see docs/api.md
         self.state: State = "loading"
         self.detail = ""
         self.progress = "starting"
@@ -135,7 +151,7 @@ class LocalBackend:
         self._engine: Engine | None = None
         self._preparer: Preparer | None = None
         self._rates = Rates()
-        self._preparing: Counter[Lane] = Counter()  # questions between `generate` and the engine's queue
+        self._preparing: Counter[Lane] = Counter()  # answers between `reserve` and the engine's queue
         self._closing = False
 
     @property
@@ -158,6 +174,15 @@ class LocalBackend:
         if self._failure:
             raise self._failure
 
+    def reserve(self, lane: Lane = "interactive", answers: int = 1) -> Place:
+        engine, _ = self._loaded()
+        try:
+            engine.check_room(lane, self._preparing[lane] + answers - 1)
+        except Overloaded as error:
+            error.retry_after_s = self._rates.retry_s(self._settings.engine.max_running)
+            raise
+        return _Held(self._preparing, lane, answers)
+
     async def generate(
         self,
         conversation: Conversation,
@@ -166,17 +191,17 @@ class LocalBackend:
         request_id: str,
         tenant: str = "",
         lane: Lane = "interactive",
+        place: Place | None = None,
     ) -> LocalAnswer:
-        engine, preparer = self._loaded()
-        engine.check_room(lane, self._preparing[lane])  # before any picture is decoded
-        self._preparing[lane] += 1
+        place = place or self.reserve(lane)
         try:
+            engine, preparer = self._loaded()
             prompt = await preparer.prepare(conversation, sampling, tenant)
             log.debug("%s: %d prompt tokens", request_id, len(prompt.token_ids))
             stream = engine.submit(prompt, sampling, lane)
             return LocalAnswer(prompt, stream, self._rates, self._queue_s, learns=lane == "interactive")
         finally:
-            self._preparing[lane] -= 1
+            place.leave(1)
 
     async def pages(self, document: Document) -> tuple[Page, ...]:
         _, preparer = self._loaded()
@@ -197,7 +222,12 @@ class LocalBackend:
             first_token_s=self._rates.first_token_s(tokens, prompt.image_tokens),
             unmeasured=self._rates.unmeasured(prompt.image_tokens),
             peak_bytes=memory_need(
-                config, self._settings.precision, context, patches, bf16=engine.model.kernels.stored_vision
+                config,
+                self._settings.precision,
+                context,
+                patches,
+                bf16=engine.model.kernels.stored_vision,
+                own=engine.model.kernels.own is not None,
             ).total,
         )
 
@@ -241,7 +271,7 @@ class LocalBackend:
             self.state = "ready"
             for slow in model.slow_paths:
                 log.warning("slow path: %s", slow)
-            log.info("%s ready after %.1f s", self.model_id, time.perf_counter() - began)
+            log.info("%s ready after %.1f s: %s", self.model_id, time.perf_counter() - began, model.kernels)
 
     def _open(self, model: Model) -> Engine:
         assert self._workers is not None

@@ -1,4 +1,4 @@
-"""`sightline ask`: one question about some pictures, answered on stdout as it is written. Parses, calls, prints."""
+"""`sightline ask`: one question about pictures or clips, answered on stdout as it is written. Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 
 from sightline.errors import InvalidRequest, InvalidSchema
 from sightline.settings import load_settings
-from sightline.types import Conversation, Grammar, Image, Message, Precision, Sampling, Text, Usage
+from sightline.types import Conversation, Grammar, Image, Message, Precision, Sampling, Text, Usage, Video
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 DEMO_NOTE = "demo model: it knows large-print receipts, charts and shapes; ask a real one with --model FOLDER_OR_ID"
 STDIN = "-"
+CLIPS = (".mp4", ".m4v", ".mov", ".webm", ".mkv")  # files with other names are pictures
 
 
 def ask(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="[IMAGE]... QUESTION",
-            help="Picture files, then the question. One of them may be - : it is read from stdin.",
+            metavar="[FILE]... QUESTION",
+            help="Pictures or clips (.mp4, .mov, .webm, .mkv), then the question. One picture, or the question, may be "
+            "- : it is read from stdin.",
         ),
     ],
     model: Annotated[
@@ -49,7 +51,7 @@ def ask(
     seed: Annotated[int | None, typer.Option(min=0, help="Makes a temperature above 0 repeatable.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print token counts and times to stderr.")] = False,
 ) -> None:
-    """Ask a question about pictures, e.g. `sightline ask photo.jpg "What is the total?"`"""
+    """Ask a question about pictures or clips, e.g. `sightline ask photo.jpg "What is the total?"`"""
     settings = load_settings(model=model, precision=precision)
     asked = _conversation(words, system)
     sampling = {"temperature": temperature, "seed": seed, "max_tokens": max_tokens, "grammar": _grammar(json_schema)}
@@ -117,7 +119,7 @@ def _progress() -> Status | nullcontext[None]:
 
 
 def _conversation(words: list[str], system: str | None) -> Conversation:
-    *images, question = words
+    *files, question = words
     if words.count(STDIN) > 1:
         raise InvalidRequest("- stands for stdin, which can be read once; give the other one as a file")
     if question == STDIN:
@@ -127,16 +129,18 @@ def _conversation(words: list[str], system: str | None) -> Conversation:
     if not question.strip():
         raise InvalidRequest("the question is empty; give it as the last argument, or - to read it from stdin")
     before = (Message("system", (Text(system),)),) if system else ()
-    return Conversation((*before, Message("user", (*map(_image, images), Text(question)))))
+    return Conversation((*before, Message("user", (*map(_medium, files), Text(question)))))
 
 
-def _image(name: str) -> Image:
+def _medium(name: str) -> Image | Video:
     if name == STDIN:
         return Image(sys.stdin.buffer.read(), param="stdin")
+    is_clip = name.lower().endswith(CLIPS)
     try:
-        return Image(Path(name).read_bytes(), param=name)
+        data = Path(name).read_bytes()
     except OSError as error:
-        raise InvalidRequest(f"cannot read the picture {name}: {error.strerror}") from None
+        raise InvalidRequest(f"cannot read the {'clip' if is_clip else 'picture'} {name}: {error.strerror}") from None
+    return Video(data, param=name) if is_clip else Image(data, param=name)
 
 
 def _grammar(schema: str | None) -> Grammar | None:

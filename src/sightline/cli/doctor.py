@@ -36,7 +36,7 @@ OPENVINO = "2026.4.1"  # the release pinned in pyproject.toml: the engine stands
 DEMO = Path(__file__).parents[1] / "demo_model"
 _SERVER_MODULES = {  # module -> package
     "PIL": "pillow", "alembic": "alembic", "av": "av", "cv2": "opencv-python-headless", "fastapi": "fastapi",
-    "llguidance": "llguidance", "numpy": "numpy", "openvino": "openvino", "pi_heif": "pi-heif",
+    "h11": "h11", "llguidance": "llguidance", "numpy": "numpy", "openvino": "openvino", "pi_heif": "pi-heif",
     "prometheus_client": "prometheus-client", "pypdfium2": "pypdfium2", "python_multipart": "python-multipart",
     "sqlalchemy": "sqlalchemy", "structlog": "structlog", "tokenizers": "tokenizers", "uvicorn": "uvicorn",
 }  # fmt: skip
@@ -72,6 +72,19 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Here:
+    """What computes here: the machine, and why our own kernels do not, with the way out."""
+
+    machine: Machine
+    without_own: tuple[str, str] | None
+
+    def need(self, config: ModelConfig, precision: Precision, context: int) -> int:
+        """Bytes."""
+        own = self.without_own is None
+        return memory_need(config, precision, context, bf16=self.machine.multiplies_bf16, own=own).total
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     machine: Machine
     measured: Measured | None
@@ -94,7 +107,7 @@ def doctor(
     machine = read_machine()
     report = examine(model, load_settings(), machine, measure(machine))
     if as_json:
-        typer.echo(json.dumps({"runs": report.runs} | asdict(report), indent=1))
+        typer.echo(json.dumps({"runs": report.runs} | asdict(report), indent=1, default=sorted))
     else:
         _print(report)
     if not report.runs:
@@ -110,28 +123,28 @@ def measure(machine: Machine) -> Measured | None:
 
 def examine(model: str | None, settings: Settings, machine: Machine, measured: Measured | None) -> Report:
     """Everything the report says. `model` None asks about the demo model and shows the family's shapes."""
-    findings = [*_software(), *_processor(machine), *_folders(settings)]
+    here = Here(machine, _no_own_kernels(settings, machine))
+    findings = [*_software(), *_processor(machine), _own_kernels(here), *_folders(settings)]
     shown = dict(FAMILY)
     try:
         config = ModelConfig.load(find(model) if model else DEMO)
         name = model or "the demo model"
-        findings.append(_memory(name, config, settings, machine))
+        findings.append(_memory(name, config, settings, here))
         shown = {name: config} if model else shown
     except (CheckpointError, ModelNotFound) as error:
         findings.append(Finding("problem", error.message, "choose another model, or pull this one (again)"))
     fits = tuple(
-        _fit(name, config, precision, machine, measured) for name, config in shown.items() for precision in PRECISIONS
+        _fit(name, config, precision, here, measured) for name, config in shown.items() for precision in PRECISIONS
     )
     return Report(machine, measured, fits, tuple(_advice(machine)), tuple(findings))
 
 
-def _fit(name: str, config: ModelConfig, precision: Precision, machine: Machine, measured: Measured | None) -> Fit:
-    context = min(CONTEXT, config.text.max_positions)
-    need = memory_need(config, precision, context, bf16=machine.multiplies_bf16).total
-    read = decode_bytes(config, precision)
+def _fit(name: str, config: ModelConfig, precision: Precision, here: Here, measured: Measured | None) -> Fit:
+    need = here.need(config, precision, min(CONTEXT, config.text.max_positions))
+    read = decode_bytes(config, precision, here.without_own is None)
     # Less than was measured may stay in the processor's caches, and then nothing can be expected.
     speed = round(measured.read_gb_s * 1e9 / read, 1) if measured and read > MEASURED_BYTES else None
-    return Fit(name, precision, need, need <= machine.memory_available, speed)
+    return Fit(name, precision, need, need <= here.machine.memory_available, speed)
 
 
 def _software() -> Iterator[Finding]:
@@ -162,6 +175,25 @@ def _processor(machine: Machine) -> Iterator[Finding]:
         yield Finding("warning" if slow else "good", text, "give the container at least one core" if slow else "")
 
 
+def _no_own_kernels(settings: Settings, machine: Machine) -> tuple[str, str] | None:
+    """Why our own kernels will not compute, and what to do about it; None when they will."""
+    if not util.find_spec("openvino"):
+        return "OpenVINO is not installed", ""
+    from sightline.model.own import why_not
+
+    found = why_not(machine.flags, settings.own_kernels)
+    return None if found is None else (found.reason, found.way_out)
+
+
+def _own_kernels(here: Here) -> Finding:
+    if here.without_own is None:
+        return Finding("good", "our own kernels compute: this processor has tile instructions (AMX)")
+    reason, way_out = here.without_own
+    return Finding(
+        "warning" if way_out else "good", f"our own kernels are not used, OpenVINO's compute: {reason}", way_out
+    )
+
+
 def _folders(settings: Settings) -> Iterator[Finding]:
     for folder, what, way_out in (
         (settings.cache_dir, "cache", "set SIGHTLINE_CACHE_DIR to a writable folder"),
@@ -182,10 +214,10 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _memory(name: str, config: ModelConfig, settings: Settings, machine: Machine) -> Finding:
+def _memory(name: str, config: ModelConfig, settings: Settings, here: Here) -> Finding:
     context = min(settings.max_context or CONTEXT, config.text.max_positions)
-    needs = {p: memory_need(config, p, context, bf16=machine.multiplies_bf16).total for p in PRECISIONS}
-    need, free = needs[settings.precision], machine.memory_available
+    needs = {p: here.need(config, p, context) for p in PRECISIONS}
+    need, free = needs[settings.precision], here.machine.memory_available
     text = f"{name} needs {human(need)} at {settings.precision}, {human(free)} are available"
     if need <= free:
         return Finding("good", text)

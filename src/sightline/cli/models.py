@@ -145,11 +145,13 @@ def human(size: float) -> str:
 
 def _shape_facts(config: ModelConfig) -> dict[str, str]:
     from sightline.model.machine import memory_need, read_machine
+    from sightline.model.own import why_not
 
     text, vision = config.text, config.vision
     context = min(CONTEXT, text.max_positions)
-    bf16 = read_machine().multiplies_bf16
-    needs = (f"{p} {human(memory_need(config, p, context, bf16=bf16).total)}" for p in PRECISIONS)
+    machine = read_machine()
+    here = {"bf16": machine.multiplies_bf16, "own": why_not(machine.flags, load_settings().own_kernels) is None}
+    needs = (f"{p} {human(memory_need(config, p, context, **here).total)}" for p in PRECISIONS)
     return {
         "kind": _kind(config),
         "language model": f"{text.layers} layers of {text.hidden}, {text.heads} heads of {text.head_dim} "

@@ -1,7 +1,8 @@
 """Who owns which KV block, and which finished blocks can be used again. Knows keys and numbers; never tensors.
 
 A block is free, in use (by one or several sequences), or kept: nobody uses it, its contents are still good and
-may be found by key until the space is needed. Block 0 is scratch and never handed out.
+may be found by key until the space is needed. What only bulk work has used goes first then: a long document must not
+drive out what people are asking about. Block 0 is scratch and never handed out.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ class Accounts:
 
 
 class BlockCache:
-    """Blocks 1..`blocks`-1 with reference counts, found again by content key, evicted least recently used first."""
+    """Blocks 1..`blocks`-1 with reference counts, found again by content key.
+
+    Evicted least recently used first, those of bulk work before all others.
+    """
 
     def __init__(self, blocks: int):
         self._blocks = blocks
@@ -39,15 +43,17 @@ class BlockCache:
         self._by_key: dict[Key, int] = {}
         self._key_of: dict[int, Key] = {}
         self._kept: OrderedDict[int, None] = OrderedDict()  # oldest first
+        self._kept_of_bulk: OrderedDict[int, None] = OrderedDict()
+        self._wanted: set[int] = set()  # blocks that somebody interactive has used since they were taken
 
     @property
     def available(self) -> int:
         """Blocks that can be taken now, evicting kept ones."""
-        return len(self._free) + len(self._kept)
+        return len(self._free) + self.kept
 
     @property
     def kept(self) -> int:
-        return len(self._kept)
+        return len(self._kept) + len(self._kept_of_bulk)
 
     def count_cached(self, keys: Sequence[Key]) -> int:
         """How many leading `keys` are here."""
@@ -58,6 +64,7 @@ class BlockCache:
         blocks = [self._by_key[key] for key in keys]
         for block in blocks:
             self._kept.pop(block, None)
+            self._kept_of_bulk.pop(block, None)
             self._users[block] = self._users.get(block, 0) + 1
         return blocks
 
@@ -66,8 +73,9 @@ class BlockCache:
         if count > self.available:
             return None
         while len(self._free) < count:
-            block, _ = self._kept.popitem(last=False)
+            block, _ = (self._kept_of_bulk or self._kept).popitem(last=False)
             del self._by_key[self._key_of.pop(block)]
+            self._wanted.discard(block)
             self._free.append(block)
         taken = [self._free.pop() for _ in range(count)]
         self._users.update(dict.fromkeys(taken, 1))
@@ -79,22 +87,28 @@ class BlockCache:
             self._by_key[key] = block
             self._key_of[block] = key
 
-    def release(self, blocks: Sequence[int]) -> None:
-        """End one use of each block. Published ones are kept, the sequence's last blocks to be evicted first."""
+    def release(self, blocks: Sequence[int], *, bulk: bool = False) -> None:
+        """End one use of each block. Published ones are kept, the sequence's last blocks to be evicted first.
+
+        `bulk`: nobody waits for whoever used them.
+        """
+        if not bulk:
+            self._wanted.update(blocks)
         for block in reversed(blocks):
             self._users[block] -= 1
             if self._users[block]:
                 continue
             del self._users[block]
             if block in self._key_of:
-                self._kept[block] = None
+                (self._kept if block in self._wanted else self._kept_of_bulk)[block] = None
             else:
+                self._wanted.discard(block)
                 self._free.append(block)
 
     def accounts(self) -> Accounts:
         """The state of all blocks. Asserts that none is lost or counted twice."""
-        found = Accounts(len(self._free), len(self._kept), len(self._users))
-        everyone = {*self._free, *self._kept, *self._users}
+        found = Accounts(len(self._free), self.kept, len(self._users))
+        everyone = {*self._free, *self._kept, *self._kept_of_bulk, *self._users}
         assert len(everyone) == self._blocks - 1 == found.free + found.kept + found.in_use, found
         assert set(self._by_key.values()) == set(self._key_of), "a key without a block"
         return found
@@ -134,8 +148,10 @@ class ByteLRU(Generic[V]):
             self._values.move_to_end(key)
         return self._values.get(key)
 
-    def put(self, key: Key, value: V) -> None:
-        if value.nbytes > self.budget or key in self._values:
+    def put(self, key: Key, value: V, *, only_into_room: bool = False) -> None:
+        """Keep a value. `only_into_room`: unless another had to be dropped for it."""
+        room = self.budget - self.nbytes if only_into_room else self.budget
+        if value.nbytes > room or key in self._values:
             return
         self._values[key] = value
         self.nbytes += value.nbytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
@@ -12,6 +13,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from numpy.typing import NDArray
 
+from sightline.engine.closing import closed
 from sightline.errors import CheckpointError, InternalError, InvalidSchema
 from sightline.types import Calls, Grammar
 
@@ -41,8 +43,11 @@ JSON_OPTIONS = {
 }
 
 # When the library's reason contains the phrase, this is what the caller can do.
+IN_OUR_WORDS = (  # for what the library says of itself and not of the schema
+    (r"Resource '(.*)' is not present", r'it refers to \1; nothing is ever fetched, put the definition under "$defs"'),
+    (r"NoExtension", "no JSON value satisfies it"),
+)
 WAYS_OUT = (
-    ("retrieving it failed", 'nothing is ever fetched; put the definition under "$defs" and refer to it there'),
     ("Unimplemented keys", "remove them and check the answer yourself"),
     ("oneOf", "use anyOf, or options told apart by a required const property"),
     ("look-", "write the pattern without look-around"),
@@ -51,7 +56,6 @@ WAYS_OUT = (
     ("too large", "use a smaller schema"),
     ("Too many", "use a simpler schema"),
     ("fuel", "use a simpler schema"),
-    ("NoExtension", "no JSON value satisfies it"),
 )
 
 
@@ -141,10 +145,10 @@ class Constraint:
 
 
 def _json_text(schema: str) -> str:
-    """The library's grammar for JSON that satisfies `schema`."""
+    """The library's grammar for JSON that satisfies `schema`, its plain objects closed."""
     _check(schema)
     try:
-        return str(LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS))
+        return str(LLMatcher.grammar_from_json_schema(closed(schema), overrides=JSON_OPTIONS))
     except ValueError as error:
         raise _invalid(str(error)) from None
 
@@ -185,7 +189,8 @@ def _check(schema: str) -> None:
     except UnicodeEncodeError:
         raise InvalidSchema("the schema has half of a surrogate pair; send valid Unicode") from None
     except ValueError as error:
-        raise InvalidSchema(f"the schema is not valid JSON: {error}") from None
+        what = str(error) if isinstance(error, json.JSONDecodeError) else "a number cannot be read"
+        raise InvalidSchema(f"the schema is not valid JSON: {what}") from None
     if size > MAX_SCHEMA_BYTES:
         raise InvalidSchema(f"the schema has {size} bytes, the limit is {MAX_SCHEMA_BYTES}; use a smaller one")
     if not isinstance(root, dict):
@@ -240,6 +245,9 @@ def _invalid(reason: str) -> InvalidSchema:
     """The error for a reason the library gives, with a way out where we know one."""
     if reason.startswith("panic"):  # it catches its own; those we met were tables that overflowed
         reason = "too large"
+    for theirs, ours in IN_OUR_WORDS:
+        if found := re.search(theirs, reason):
+            reason = found.expand(ours)
     way_out = next((way for phrase, way in WAYS_OUT if phrase in reason), None)
     return InvalidSchema(f"the schema cannot be used: {_short(reason)}" + (f"; {way_out}" if way_out else ""))
 

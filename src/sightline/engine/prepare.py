@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, groupby
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sightline.engine.constrain import Constraint, GrammarCompiler
 from sightline.engine.prompt import Clip, Picture, Prompt, Visual
 from sightline.engine.turns import count_turns, without_oldest
-from sightline.errors import InvalidRequest, InvalidSchema, PromptTooLong, TooManyPages
+from sightline.errors import DamagedImage, InvalidRequest, InvalidSchema, PromptTooLong, TooManyPages
 from sightline.media.clips import ClipRule, timestamps
 from sightline.media.decoders import Decoders
 from sightline.media.images import ResizeRule
@@ -37,10 +39,22 @@ from sightline.types import (
     VideoInfo,
 )
 
+T = TypeVar("T")
+_Count = int | tuple[Moment, ...]  # visual tokens of a picture; each moment of a clip
+
 _LONGEST_TOKEN = 128  # bytes; a text longer than this times the context cannot fit, whatever its tokens are
 # When turns must go, so many go that the answer has room for `max_tokens`, at most this and a quarter of the context:
 # a client that asks for 100,000 tokens to be safe must not lose its whole history for it.
 _ANSWER_ROOM = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A prompt that fits, before its pictures are decoded."""
+
+    dropped: int  # oldest turns that are left out
+    encoded: EncodedPrompt
+    constraint: Constraint | None
 
 
 class Preparer:
@@ -75,16 +89,19 @@ class Preparer:
         return GrammarCompiler(tokenizer.definition, tokenizer.size, self._model.config.generation.eos)
 
     async def prepare(self, conversation: Conversation, sampling: Sampling, tenant: str = "") -> Prompt:
-        """The prompt for `conversation`; raises InvalidRequest (and its kin) for what cannot be answered."""
+        """The prompt for `conversation`; raises InvalidRequest (and its kin) for what cannot be answered.
+
+        Pictures and pages are measured first, from their headers, so that what does not fit is told before any of them
+        is decoded, and those of turns that are left out never are. Clips are decoded to be measured: nothing less shows
+        which frames there are, and each is held to half of the context.
+        """
         conversation = await self._with_pages(conversation)
-        decoding = [asyncio.ensure_future(self._decoded(part, tenant)) for part in self._check(conversation)]
-        try:
-            visuals = await asyncio.gather(*decoding)
-        except BaseException:
-            for task in decoding:  # a refused request must not keep the decoders from others
-                task.cancel()
-            raise
-        return await asyncio.to_thread(self._assemble, conversation, visuals, sampling, tenant)
+        media = self._check(conversation)
+        measured = list(chain.from_iterable(await _all(self._measurements(media, tenant))))
+        plan = await asyncio.to_thread(self._planned, conversation, measured, sampling)
+        kept = list(zip(media, measured, strict=True))[_media_in_oldest(conversation, plan.dropped) :]
+        visuals = await _all(self._decoded(part, tokens, tenant) for part, tokens in kept)
+        return await asyncio.to_thread(self._assembled, plan, visuals, tenant)
 
     async def pages(self, document: Document, most: int) -> tuple[Page, ...]:
         """The pages that a document names, at most so many."""
@@ -139,8 +156,38 @@ class Preparer:
             )
         return media
 
-    async def _decoded(self, part: Image | Page | Video, tenant: str) -> Picture | Clip:
-        return await (self._clip(part, tenant) if isinstance(part, Video) else self._picture(part, tenant))
+    def _measurements(
+        self, media: Sequence[Image | Page | Video], tenant: str
+    ) -> Iterator[Coroutine[Any, Any, list[int | Clip]]]:
+        """One for each picture and clip, and for the pages of each document together: it is opened once for them."""
+        for document, group in groupby(media, lambda part: part.document if isinstance(part, Page) else None):
+            if document:
+                yield self._measured_pages([part for part in group if isinstance(part, Page)])
+            else:
+                yield from (self._measured(part, tenant) for part in group if not isinstance(part, Page))
+
+    async def _measured(self, part: Image | Video, tenant: str) -> list[int | Clip]:
+        """The visual tokens of a picture; or a clip."""
+        if isinstance(part, Video):
+            return [await self._clip(part, tenant)]
+        return [self._tokens(*await self._workers.images.measure(part, self._rule))]
+
+    async def _measured_pages(self, pages: Sequence[Page]) -> list[int | Clip]:
+        """The visual tokens of each of these pages of one document."""
+        return [self._tokens(*size) for size in await self._workers.documents.measure(pages, self._rule)]
+
+    async def _decoded(self, part: Image | Page | Video, measured: int | Clip, tenant: str) -> Picture | Clip:
+        if isinstance(measured, Clip):
+            return measured
+        assert not isinstance(part, Video)
+        picture = await self._picture(part, tenant)
+        if self._tokens(*picture.pixels.shape[1:3]) != measured:  # the plan was made for another size
+            raise DamagedImage(
+                "Invalid image data: cannot decode image (its header says another size than its pixels have; save it "
+                "again as JPEG or PNG)",
+                param=part.param if isinstance(part, Image) else part.document.param,
+            )
+        return picture
 
     async def _clip(self, video: Video, tenant: str) -> Clip:
         decoded, rule = await self._workers.videos.decode(video, self._clip_rule), self._clip_rule
@@ -156,7 +203,7 @@ class Preparer:
         info = VideoInfo(
             original=decoded.original,
             resized=(height, width),
-            tokens=len(patches) * height * width // (rule.patch * rule.merge) ** 2,
+            tokens=len(patches) * self._tokens(height, width),
             times=decoded.seconds,
             timestamps=timestamps(decoded.seconds, rule.temporal),
             trimmed=decoded.trimmed,
@@ -173,17 +220,23 @@ class Preparer:
             digest = hashlib.sha256(image.data)
         height, width = decoded.pixels.shape[:2]
         digest.update(f"{height}x{width} {self._rule} {tenant}".encode())
-        tokens = height * width // (self._rule.patch * self._rule.merge) ** 2
+        tokens = self._tokens(height, width)
         info = PictureInfo(original=decoded.original, resized=(height, width), tokens=tokens, page=page)
         return Picture(decoded.pixels[None], digest.digest(), info)
 
-    def _assemble(
-        self, conversation: Conversation, seen: Sequence[Picture | Clip], sampling: Sampling, tenant: str
-    ) -> Prompt:
-        vision = self._model.config.vision
-        dropped, encoded = self._fitted(conversation, seen, sampling.max_tokens)
+    def _tokens(self, height: int, width: int) -> int:
+        """Visual tokens of a picture that the model sees at this size in pixels."""
+        return height * width // (self._rule.patch * self._rule.merge) ** 2
+
+    def _planned(self, conversation: Conversation, measured: Sequence[int | Clip], sampling: Sampling) -> _Plan:
+        """All of a prompt but its pixels. Raises PromptTooLong and InvalidSchema."""
+        counts = [m if isinstance(m, int) else _moments(m, self._tokens(*m.info.resized)) for m in measured]
+        dropped, encoded = self._fitted(conversation, counts, sampling.max_tokens)
+        return _Plan(dropped, encoded, self._constraint(sampling.grammar) if sampling.grammar else None)
+
+    def _assembled(self, plan: _Plan, seen: Sequence[Picture | Clip], tenant: str) -> Prompt:
+        vision, encoded = self._model.config.vision, plan.encoded
         length = len(encoded.token_ids)
-        seen = seen[_media_in_oldest(conversation, dropped) :]
         pictures = [iter(_pictures(visual)) for visual in seen]
         visuals = [Visual(s.start, s.start + s.count, next(pictures[s.index])) for s in encoded.spans]
         runs = []
@@ -197,9 +250,9 @@ class Preparer:
             next_position=following,
             visuals=tuple(visuals),
             max_new=self._max_context - length,
-            constraint=self._constraint(sampling.grammar) if sampling.grammar else None,
+            constraint=plan.constraint,
             salt=b"tenant " + tenant.encode(),
-            dropped_turns=dropped,
+            dropped_turns=plan.dropped,
             videos=tuple(visual.info for visual in seen if isinstance(visual, Clip)),
         )
 
@@ -211,11 +264,11 @@ class Preparer:
             raise
 
     def _fitted(
-        self, conversation: Conversation, seen: Sequence[Picture | Clip], max_tokens: int
+        self, conversation: Conversation, counts: Sequence[_Count], max_tokens: int
     ) -> tuple[int, EncodedPrompt]:
         """How many of the oldest turns must go, and the tokens of the rest. Raises PromptTooLong."""
         if self._could_fit(conversation):
-            encoded = self._encode(conversation, seen, 0)
+            encoded = self._encode(conversation, counts, 0)
             if len(encoded.token_ids) < self._max_context:
                 return 0, encoded
         room = min(max_tokens, _ANSWER_ROOM, self._max_context // 4)
@@ -224,11 +277,11 @@ class Preparer:
         def enough(dropped: int) -> bool:
             return (
                 self._could_fit(without_oldest(conversation, dropped))
-                and len(self._encode(conversation, seen, dropped).token_ids) + room <= self._max_context
+                and len(self._encode(conversation, counts, dropped).token_ids) + room <= self._max_context
             )
 
         dropped = bisect_left(range(most), True, key=enough)
-        encoded = self._encode(conversation, seen, dropped)
+        encoded = self._encode(conversation, counts, dropped)
         length = len(encoded.token_ids)
         if length >= self._max_context:
             shown = sum(span.count for span in encoded.spans)
@@ -241,20 +294,28 @@ class Preparer:
             )
         return dropped, encoded
 
-    def _encode(self, conversation: Conversation, seen: Sequence[Picture | Clip], dropped: int) -> EncodedPrompt:
-        kept = [self._tokens(visual) for visual in seen[_media_in_oldest(conversation, dropped) :]]
+    def _encode(self, conversation: Conversation, counts: Sequence[_Count], dropped: int) -> EncodedPrompt:
         pieces = render(without_oldest(conversation, dropped), style=self._model.style)
-        return encode_pieces(pieces, self._model.tokenizer, kept)
-
-    def _tokens(self, visual: Picture | Clip) -> int | tuple[Moment, ...]:
-        """How many visual tokens a picture takes, or each moment of a clip."""
-        _, height, width, _ = _pictures(visual)[0].pixels.shape
-        tokens = height * width // (self._rule.patch * self._rule.merge) ** 2
-        return tokens if isinstance(visual, Picture) else tuple(Moment(s, tokens) for s in visual.info.timestamps)
+        return encode_pieces(pieces, self._model.tokenizer, counts[_media_in_oldest(conversation, dropped) :])
 
     def _could_fit(self, conversation: Conversation) -> bool:
         """Whether its text is short enough to be worth encoding."""
         return _characters(conversation) <= self._max_context * _LONGEST_TOKEN
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, in their order. The first that fails ends the others: they must not keep the decoders."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
+
+
+def _moments(clip: Clip, tokens: int) -> tuple[Moment, ...]:
+    return tuple(Moment(seconds, tokens) for seconds in clip.info.timestamps)
 
 
 def _droppable(conversation: Conversation) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from sightline.types import Usage
 
 RECENT = 32  # requests; older ones may be from another load
+UNKNOWN_RETRY_S = 5  # when no answer was seen yet
+MOST_RETRY_S = 120  # clients take longer times for no
 
 
 class Rates:
@@ -48,6 +51,12 @@ class Rates:
         if not self._whole:
             return None
         return ends * sum(self._whole) / len(self._whole) / places / 1000
+
+    def retry_s(self, places: int) -> int:
+        """Whole seconds until one of `places` running answers has probably ended, so that there is room again."""
+        if not self._whole:
+            return UNKNOWN_RETRY_S
+        return min(MOST_RETRY_S, math.ceil(sum(self._whole) / len(self._whole) / places / 1000))
 
     def unmeasured(self, image_tokens: int) -> str | None:
         """What nobody asked for yet, so that nothing can be foretold; None when all is known."""

@@ -135,11 +135,14 @@ class Sampler:
 
 def _best(scores: Floats, count: int) -> Ids:
     """The indices of the `count` highest scores, best first, equal ones by index. No full sort."""
-    if count < scores.size:
-        last = scores.size - count
-        near = np.flatnonzero(scores >= np.partition(scores, last)[last])
+    if count * BLOCK <= scores.size:
+        # The count-th of the blocks' best is no better than the count-th best of all: half the time of one partition.
+        best = np.maximum.reduceat(scores, np.arange(0, scores.size, BLOCK))
+        near = np.flatnonzero(scores >= np.partition(best, -count)[-count])
     else:
         near = np.arange(scores.size)
+    if count < near.size:
+        near = near[scores[near] >= np.partition(scores[near], -count)[-count]]
     return near[np.argsort(-scores[near], kind="stable")[:count]]
 
 

@@ -61,7 +61,7 @@ class Scheduler:
             self.running.remove(sequence)
         else:
             self._queue(sequence).remove(sequence)
-        self._release(sequence)
+        self._release(sequence, bulk=sequence.bulk)
 
     def next_step(self, drafts: Drafts | None = None) -> list[Work]:
         """What to compute next; empty when there is nothing to do.
@@ -137,7 +137,7 @@ class Scheduler:
         shared = self.cache.share(usable[:hits])
         fresh = self.cache.take(_blocks(sequence.length) - hits)
         if fresh is None:
-            self.cache.release(shared)
+            self.cache.release(shared, bulk=sequence.bulk)
             return False
         self._queue(sequence).remove(sequence)
         self.running.append(sequence)
@@ -177,11 +177,11 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1
         self.running.remove(sequence)
-        self._release(sequence)
+        self._release(sequence, bulk=False)  # it goes on from what the cache still holds by then
         self._queue(sequence).appendleft(sequence)
 
-    def _release(self, sequence: Sequence) -> None:
-        self.cache.release(sequence.blocks)
+    def _release(self, sequence: Sequence, *, bulk: bool) -> None:
+        self.cache.release(sequence.blocks, bulk=bulk)
         sequence.blocks = []
         sequence.computed = sequence.published = 0
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from sightline.errors import (
     DocumentPasswordRequired,
     DocumentTooLarge,
     InvalidDocument,
+    InvalidImage,
     InvalidRequest,
     SightlineError,
     TooManyPages,
 )
 from sightline.media.images import Picture, ResizeRule, requested
-from sightline.media.pictures import receive_picture
+from sightline.media.pictures import receive_picture, receive_size
 from sightline.media.sandbox import Pool, Program, Reply
 from sightline.settings import MediaSettings
 from sightline.types import Document, Image, Page, PageInfo
@@ -75,32 +74,41 @@ class DocumentWorkers:
         """
         self._check(document)
         request = {"page": None, "password": document.password}
-        count = await asyncio.wrap_future(self._submit(request, document, _receive_count))
+        count = await self._ask(request, document, _receive_count)
         return tuple(Page(document, number) for number in page_numbers(document, count, most))
+
+    async def measure(self, pages: Sequence[Page], rule: ResizeRule) -> list[tuple[int, int]]:
+        """The (height, width) in pixels at which the model would see these pages of one document; none is drawn.
+
+        Raises as `draw`, for what shows without drawing.
+        """
+        document, max_pixels = pages[0].document, self._settings.max_page_pixels
+        rule, request = self._drawing(document, rule)
+
+        def receive(reply: Reply) -> list[tuple[int, int]]:
+            headers = [reply.header() for _ in pages]
+            return [_fitted(page, header, rule, max_pixels) for page, header in zip(pages, headers, strict=True)]
+
+        request["sizes"] = [page.number for page in pages]
+        return await self._ask(request, document, receive)
 
     async def draw(self, page: Page, rule: ResizeRule) -> tuple[Picture, PageInfo]:
         """One page as the model sees it, and what was done to it. Raises as `pages`, and names the page."""
         document, settings = page.document, self._settings
-        self._check(document)
-        wishes = Image(b"", document.min_pixels, document.max_pixels, param=document.param)
-        rule = requested(rule, wishes, settings.max_image_side)
-        request = {
-            "page": page.number,
-            "password": document.password,
-            "dpi": document.dpi or settings.page_dpi,
-            "rule": asdict(rule),
-            "max_pixels": settings.max_page_pixels,
-        }
+        rule, request = self._drawing(document, rule)
+        request |= {"page": page.number, "rule": asdict(rule)}
 
         def receive(reply: Reply) -> tuple[Picture, PageInfo]:
             header, info = reply.header(), PageInfo(page.number)
             match header:
                 case {"turned": float(turned), "denoised": bool(denoised), "binarised": bool(binarised)}:
                     info = PageInfo(page.number, turned, denoised, binarised)
+                case {"missing": int(missing)}:
+                    info = PageInfo(page.number, missing=missing)
             return receive_picture(reply, header, rule, settings.max_page_pixels), info
 
         try:
-            return await asyncio.wrap_future(self._submit(request, document, receive))
+            return await self._ask(request, document, receive)
         except InvalidRequest as error:
             error.message = f"{error.message} (page {page.number})"
             raise
@@ -109,8 +117,18 @@ class DocumentWorkers:
         """Kill the workers and wait until they are gone; what waits or is under way fails with ShuttingDown."""
         self._pool.close()
 
-    def _submit(self, request: Mapping[str, object], document: Document, receive: Callable[[Reply], T]) -> Future[T]:
-        return self._pool.submit(
+    def _drawing(self, document: Document, rule: ResizeRule) -> tuple[ResizeRule, dict[str, object]]:
+        """The rule with the document's wishes, and what the worker must know for any of its pages."""
+        self._check(document)
+        wishes = Image(b"", document.min_pixels, document.max_pixels, param=document.param)
+        return requested(rule, wishes, self._settings.max_image_side), {
+            "password": document.password,
+            "dpi": document.dpi or self._settings.page_dpi,
+            "max_pixels": self._settings.max_page_pixels,
+        }
+
+    async def _ask(self, request: Mapping[str, object], document: Document, receive: Callable[[Reply], T]) -> T:
+        return await self._pool.ask(
             request, document.data, receive, timeout_s=self._settings.timeout_s, param=document.param
         )
 
@@ -156,6 +174,18 @@ def page_numbers(document: Document, count: int, most: int) -> list[int]:
             param=param,
         )
     return sorted(numbers)
+
+
+def too_thin(height: int, width: int) -> str:
+    return f"{UNREADABLE}: the page would be {width} pixels wide and {height} high, too thin to read; crop it"
+
+
+def _fitted(page: Page, header: Any, rule: ResizeRule, max_pixels: int) -> tuple[int, int]:
+    try:
+        return receive_size(header, rule, max_pixels)
+    except InvalidImage:
+        height, width = header["original"]
+        raise InvalidDocument(f"{too_thin(height, width)} (page {page.number})") from None
 
 
 def _receive_count(reply: Reply) -> int:

@@ -76,9 +76,9 @@ def _exact(image: Image) -> tuple[int, int] | None:
     if height is None and width is None:
         return None
     if height is None or width is None:
-        raise InvalidRequest(
-            f"resized_height is {height}, resized_width is {width}; give both or neither", param=image.param
-        )
+        here, missing = ("width", "height") if height is None else ("height", "width")
+        what = f"resized_{here} is {height or width}, resized_{missing} is missing; give both or neither"
+        raise InvalidRequest(what, param=image.param)
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise InvalidRequest(
             f"resized_height {height} and resized_width {width} are too far apart; "

@@ -6,6 +6,7 @@ engine, and nothing here asks for an action. PDFium is not thread-safe, and noth
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterator
 from typing import Any, Final
@@ -22,24 +23,33 @@ from sightline.media.cleaning import clean
 from sightline.media.images import ResizeRule, fit
 
 UNREADABLE: Final = "Invalid document data: cannot read document"
+DAMAGED_PAGE: Final = f"{UNREADABLE}: the page is damaged; save the document again"
 POINTS_PER_INCH: Final = 72  # PDFium gives sizes in points
 FLAGS: Final = pdfium.FPDF_ANNOT | pdfium.FPDF_REVERSE_BYTE_ORDER  # stamps and notes are drawn; RGB, not BGR
 # A scan is a page of one picture, or of a few strips, that fill it; and no text one can see.
 SCAN_SHARE: Final = 0.75
 SCAN_OBJECTS: Final = 200
+MOST_LETTERS: Final = 20_000  # of a page; a dense one has 5,000
+PAST_LATIN: Final = 0x370
+NO_HEIGHT: Final = 0.01  # of a line; the flattest letter there is, a single stroke, has 0.05
 INVISIBLE: Final = 3  # text render mode: what an OCR program lays over a scan
 
 cv2.setNumThreads(1)  # its threads' stacks would count towards the memory limit
 
 
 def answer(request: dict[str, Any], data: bytes, memory_bytes: int) -> Iterator[tuple[dict[str, object], bytes]]:
-    """{"pages": count}; or, asked for a "page" (from 1), its size as drawn, what was cleaned, and the RGB pixels."""
+    """{"pages": count}; or, asked for "sizes" (of pages, from 1), a message with the size as drawn of each; or, asked
+    for a "page", its size as drawn, what was cleaned, and the RGB pixels.
+    """
     try:
         with _opened(data, request["password"]) as document:
-            if request["page"] is None:
+            if "sizes" in request:
+                for number in request["sizes"]:
+                    yield {"original": _size(document, number, request)}, b""
+            elif request["page"] is None:
                 yield {"pages": len(document)}, b""
-                return
-            yield _page(document, request)
+            else:
+                yield _page(document, request)
     except MemoryError:
         raise DocumentTooLarge(
             f"it needs more than {memory_bytes >> 20} MiB of memory to draw, the limit; send simpler pages"
@@ -65,11 +75,22 @@ def _opened(data: bytes, password: str | None) -> pypdfium2.PdfDocument:
     raise InvalidDocument(f"{UNREADABLE}: the PDF is damaged or cut off; save or send it again")
 
 
+def _size(document: pypdfium2.PdfDocument, number: int, request: dict[str, Any]) -> tuple[int, int]:
+    """The (height, width) at which a page would be drawn."""
+    try:
+        width, height = document.get_page_size(number - 1)
+        return drawn_size(height, width, request["dpi"], request["max_pixels"])
+    except pypdfium2.PdfiumError:
+        raise InvalidDocument(f"{DAMAGED_PAGE} (page {number})") from None
+    except InvalidDocument as error:
+        raise InvalidDocument(f"{error.message} (page {number})") from None
+
+
 def _page(document: pypdfium2.PdfDocument, request: dict[str, Any]) -> tuple[dict[str, object], bytes]:
     try:
         page = document[request["page"] - 1]
     except pypdfium2.PdfiumError:
-        raise InvalidDocument(f"{UNREADABLE}: the page is damaged; save the document again") from None
+        raise InvalidDocument(DAMAGED_PAGE) from None
     rule = ResizeRule(**request["rule"])
     height, width = drawn_size(page.get_height(), page.get_width(), request["dpi"], request["max_pixels"])
     try:
@@ -78,10 +99,12 @@ def _page(document: pypdfium2.PdfDocument, request: dict[str, Any]) -> tuple[dic
         raise InvalidDocument(
             f"{UNREADABLE}: the page would be {width} pixels wide and {height} high, too thin to read; crop it"
         ) from None
-    pixels, done = _drawn(page, height, width), {}
+    pixels, done = _drawn(page, height, width), dict[str, object]()
     if _is_scan(page):
         pixels, cleaned = clean(pixels)
         done = {"turned": cleaned.turned, "denoised": cleaned.denoised, "binarised": cleaned.binarised}
+    elif missing := _missing(page):
+        done = {"missing": missing}
     resized = PIL.Image.fromarray(pixels).resize((fitted_width, fitted_height), PIL.Image.Resampling.BICUBIC)
     return {"original": (height, width), **done}, resized.tobytes()
 
@@ -106,6 +129,29 @@ def _drawn(page: pypdfium2.PdfPage, height: int, width: int) -> NDArray[np.uint8
         pdfium.FPDF_FFLDraw(page.formenv, bitmap, page, 0, 0, width, height, 0, FLAGS)
     drawn: NDArray[np.uint8] = bitmap.to_numpy()
     return drawn
+
+
+def _missing(page: pypdfium2.PdfPage) -> int:
+    """How many of the first MOST_LETTERS were drawn blank, because no font has them.
+
+    PDFium brings fonts for Latin letters and takes others from the machine. Where it finds none, a letter keeps its
+    place in the line, and its own box has no height.
+    """
+    text, missing = page.get_textpage(), 0
+    left, right, bottom, top = (ctypes.c_double() for _ in range(4))
+    place = pdfium.FS_RECTF()
+    for index in range(min(pdfium.FPDFText_CountChars(text), MOST_LETTERS)):
+        letter = pdfium.FPDFText_GetUnicode(text, index)
+        if letter < PAST_LATIN or not chr(letter).isalpha():
+            continue
+        font = pdfium.FPDFTextObj_GetFont(pdfium.FPDFText_GetTextObject(text, index))
+        if not font or pdfium.FPDFFont_GetIsEmbedded(font):
+            continue
+        pdfium.FPDFText_GetCharBox(text, index, left, right, bottom, top)
+        pdfium.FPDFText_GetLooseCharBox(text, index, place)
+        missing += top.value - bottom.value < NO_HEIGHT * (place.top - place.bottom)
+    text.close()
+    return missing
 
 
 def _is_scan(page: pypdfium2.PdfPage) -> bool:

@@ -8,6 +8,9 @@ asks gives a `receive` that takes nothing on faith, and only errors the program 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import select
@@ -19,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -34,6 +38,9 @@ START: Final = (
 )
 START_LIMIT_S: Final = 30.0
 MAX_HEADER_BYTES: Final = 4096
+PIPE_BYTES: Final = 1 << 20  # the usual 64 KiB make both sides wait 160 times for each other over a large picture
+# What a worker may still need for a caller who has gone. A new one costs 0.1 s (pictures) to 0.5 s.
+LEAVING_S: Final = 0.5
 
 T = TypeVar("T")
 
@@ -53,11 +60,19 @@ class Program:
     crashed: Callable[[bool], SightlineError]
 
 
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One request: the worker that is at it, and whether its caller has gone."""
+
+    worker: _Worker | None = None
+    dropped: bool = False
+
+
 class Pool:
     """A few processes of one program; at most `workers` at once, each started when first needed.
 
     Any thread may call it. An input that crashes its worker, or takes longer than it may, fails alone; the next one
-    gets a new worker. Work whose caller has gone runs to its end, and its result is dropped.
+    gets a new worker.
     """
 
     def __init__(self, program: Program, *, workers: int, memory_bytes: int) -> None:
@@ -85,10 +100,27 @@ class Pool:
         sense. The future raises what the program may report, `late` and `crashed` (all with `param`), OutOfMemory when
         no process can be started, ShuttingDown after close(); the last also directly.
         """
+        return self._queued(_Job(), request, data, receive, timeout_s, param)
+
+    async def ask(
+        self,
+        request: Mapping[str, object],
+        data: bytes,
+        receive: Callable[[Reply], T],
+        *,
+        timeout_s: float,
+        param: str | None = None,
+    ) -> T:
+        """What the future of `submit` would have. Cancelled, it leaves the queue; a worker that goes on with it for
+        more than LEAVING_S is killed.
+        """
+        job = _Job()
+        queued = self._queued(job, request, data, receive, timeout_s, param)
         try:
-            return self._threads.submit(self._run, request, data, receive, timeout_s, param)
-        except RuntimeError:  # the threads have been shut down
-            raise ShuttingDown(STOPPING) from None
+            return await asyncio.wrap_future(queued)
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(LEAVING_S, self._drop, job)
+            raise
 
     def close(self) -> None:
         """Kill the workers and wait until they are gone; work waiting or under way fails with ShuttingDown."""
@@ -100,8 +132,29 @@ class Pool:
         while self._idle:
             self._idle.pop().end()
 
+    def _queued(
+        self,
+        job: _Job,
+        request: Mapping[str, object],
+        data: bytes,
+        receive: Callable[[Reply], T],
+        timeout_s: float,
+        param: str | None,
+    ) -> Future[T]:
+        try:
+            return self._threads.submit(partial(self._run, job, request, data, receive, timeout_s, param))
+        except RuntimeError:  # the threads have been shut down
+            raise ShuttingDown(STOPPING) from None
+
+    def _drop(self, job: _Job) -> None:
+        with self._lock:
+            job.dropped = True
+            if job.worker:
+                job.worker.kill()
+
     def _run(
         self,
+        job: _Job,
         request: Mapping[str, object],
         data: bytes,
         receive: Callable[[Reply], T],
@@ -109,7 +162,7 @@ class Pool:
         param: str | None,
     ) -> T:
         """One request to one worker, in one of our threads."""
-        worker = self._take()
+        worker = self._take(job)
         sound = False
         try:
             result = worker.ask(request, data, receive, timeout_s)
@@ -126,10 +179,10 @@ class Pool:
             failure.param = param
             raise failure from None
         finally:
-            self._give_back(worker, sound)
+            self._give_back(job, worker, sound)
         return result
 
-    def _take(self) -> _Worker:
+    def _take(self, job: _Job) -> _Worker:
         with self._lock:
             if self._closed:
                 raise ShuttingDown(STOPPING)
@@ -137,19 +190,22 @@ class Pool:
                 worker = self._idle.pop()
                 if worker.alive:
                     self._busy.add(worker)
+                    job.worker = worker
                     return worker
                 worker.end()
         worker = _Worker(self._program, self._memory_bytes)
         with self._lock:
             self._busy.add(worker)
-            if self._closed:
+            job.worker = worker
+            if self._closed or job.dropped:
                 worker.kill()
         return worker
 
-    def _give_back(self, worker: _Worker, sound: bool) -> None:
+    def _give_back(self, job: _Job, worker: _Worker, sound: bool) -> None:
         with self._lock:
             self._busy.discard(worker)
-            if sound and not self._closed:
+            job.worker = None
+            if sound and not self._closed and not job.dropped:
                 self._idle.append(worker)
                 return
         worker.end()
@@ -219,8 +275,10 @@ class _Worker:
             raise OutOfMemory("no process could be started to decode what was sent; send it again later") from None
         # bufsize 0 gives raw files, whose reads and writes take what fits; the type checker cannot know.
         self._in, self._out = cast(FileIO, self._child.stdin), cast(FileIO, self._child.stdout)
-        os.set_blocking(self._in.fileno(), False)
-        os.set_blocking(self._out.fileno(), False)
+        for pipe in (self._in, self._out):
+            os.set_blocking(pipe.fileno(), False)
+            with contextlib.suppress(OSError, AttributeError):  # not allowed, or not Linux: smaller pipes do, too
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         try:
             Reply(self._out, time.monotonic() + START_LIMIT_S, ()).read(1)
         except OSError:  # TimeoutError is one

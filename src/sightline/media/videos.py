@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
@@ -74,13 +73,13 @@ class VideoWorkers:
         rule = wished(rule, video, self._settings)
         if video.frames:
             return await self._listed(video, rule)
-        return await asyncio.wrap_future(self._submit(video, rule))
+        return await self._from_file(video, rule)
 
     def close(self) -> None:
         """Kill the workers and wait until they are gone; decodes waiting or under way fail with ShuttingDown."""
         self._pool.close()
 
-    def _submit(self, video: Video, rule: ClipRule) -> Future[Clip]:
+    async def _from_file(self, video: Video, rule: ClipRule) -> Clip:
         settings, size = self._settings, len(video.data)
         if not size:
             raise InvalidVideo(f"{UNREADABLE} (it is empty, 0 bytes; send the whole file)", param=video.param)
@@ -104,7 +103,8 @@ class VideoWorkers:
         def receive(reply: Reply) -> Clip:
             return receive_clip(reply, rule, settings.max_frame_pixels)
 
-        return self._pool.submit(request, video.data, receive, timeout_s=settings.video_timeout_s, param=video.param)
+        timeout_s = settings.video_timeout_s
+        return await self._pool.ask(request, video.data, receive, timeout_s=timeout_s, param=video.param)
 
     async def _listed(self, video: Video, rule: ClipRule) -> Clip:
         """A clip out of single pictures, all brought to the size that suits the first."""

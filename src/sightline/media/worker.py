@@ -103,22 +103,9 @@ def decode(
     MemoryError remains for what the header does not tell.
     """
     kind = _picture_format(data)
-    if kind == "WebP":  # opening it allocates the whole canvas
-        max_pixels = min(max_pixels, memory_bytes // WEBP_PIXEL_BYTES)
-        _check_size(_webp_size(data), max_pixels)
-    if kind == "PNG" and b"IEND" not in data:  # Pillow is content once it has all pixels
-        raise DamagedImage(f"{UNREADABLE} (the PNG ends too early; send the whole file)")
-    try:
-        image: PIL.Image.Image = PIL.Image.open(io.BytesIO(data), formats=("HEIF" if kind == "HEIC" else kind,))
-    except MemoryError:
-        raise
-    except Exception:  # a parser of hostile bytes raises anything
-        raise DamagedImage(f"{UNREADABLE} (the {kind} is damaged or cut off; send the whole file)") from None
-    if kind == "HEIC":
-        max_pixels = min(max_pixels, memory_bytes // HEIC_PIXEL_BYTES)
-    if image.info.get("progressive"):
-        max_pixels = min(max_pixels, memory_bytes // PROGRESSIVE_PIXEL_BYTES)
-    _check_size(image.size, max_pixels)
+    if kind == "WebP":
+        _checked_webp_size(data, max_pixels, memory_bytes)
+    image: PIL.Image.Image = _opened(data, kind, max_pixels, memory_bytes)
     try:
         image.load()
     except MemoryError:
@@ -135,6 +122,34 @@ def decode(
     image = _rgb(image)
     height, width = fit(image.height, image.width, rule)
     return (image.height, image.width), image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+def measure(data: bytes, max_pixels: int, memory_bytes: int) -> tuple[int, int]:
+    """The (height, width) that the header announces, not turned upright. Decodes nothing; raises as `decode`."""
+    kind = _picture_format(data)
+    if kind == "WebP":
+        width, height = _checked_webp_size(data, max_pixels, memory_bytes)
+    else:
+        width, height = _opened(data, kind, max_pixels, memory_bytes).size
+    return height, width
+
+
+def _opened(data: bytes, kind: str, max_pixels: int, memory_bytes: int) -> PIL.Image.Image:
+    """The picture with its header read and its size checked. Of a WebP this allocates the whole canvas."""
+    if kind == "PNG" and b"IEND" not in data:  # Pillow is content once it has all pixels
+        raise DamagedImage(f"{UNREADABLE} (the PNG ends too early; send the whole file)")
+    try:
+        image = PIL.Image.open(io.BytesIO(data), formats=("HEIF" if kind == "HEIC" else kind,))
+    except MemoryError:
+        raise
+    except Exception:  # a parser of hostile bytes raises anything
+        raise DamagedImage(f"{UNREADABLE} (the {kind} is damaged or cut off; send the whole file)") from None
+    if kind == "HEIC":
+        max_pixels = min(max_pixels, memory_bytes // HEIC_PIXEL_BYTES)
+    if image.info.get("progressive"):
+        max_pixels = min(max_pixels, memory_bytes // PROGRESSIVE_PIXEL_BYTES)
+    _check_size(image.size, max_pixels)
+    return image
 
 
 def _picture_format(data: bytes) -> str:
@@ -175,6 +190,12 @@ def _learn_heic() -> None:
     import pi_heif
 
     pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+
+
+def _checked_webp_size(data: bytes, max_pixels: int, memory_bytes: int) -> tuple[int, int]:
+    size = _webp_size(data)
+    _check_size(size, min(max_pixels, memory_bytes // WEBP_PIXEL_BYTES))
+    return size
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -231,8 +252,14 @@ def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def answer(request: dict[str, Any], data: bytes, memory_bytes: int) -> Iterator[tuple[dict[str, object], bytes]]:
-    """One message: the picture's own size, and its pixels at the size the rule in the request gives."""
+    """One message: the picture's own size, and its pixels at the size that the request's rule gives.
+
+    Without a rule the size alone, from the header, not turned.
+    """
     try:
+        if request["rule"] is None:
+            yield {"original": measure(data, request["max_pixels"], memory_bytes)}, b""
+            return
         original, image = decode(data, ResizeRule(**request["rule"]), request["max_pixels"], memory_bytes)
         yield {"original": original}, image.tobytes()
     except MemoryError:

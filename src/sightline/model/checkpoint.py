@@ -120,13 +120,18 @@ class Checkpoint:
 
 
 def release_pages(maps: Iterable[Array]) -> None:
-    """Drop the resident pages of private file maps that were never written to."""
+    """Drop the resident pages of private file maps, or of views of them, that were never written to."""
     import mmap
 
     for array in maps:
-        mapping = array.base
+        mapping: Any = array
+        while isinstance(mapping, np.ndarray):
+            mapping = mapping.base
         if isinstance(mapping, mmap.mmap):
-            mapping.madvise(mmap.MADV_DONTNEED)
+            start = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+            first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+            if first < start + array.nbytes:  # else it lies within one page
+                mapping.madvise(mmap.MADV_DONTNEED, first, start + array.nbytes - first)
 
 
 def read_safetensors(path: Path) -> tuple[Array, dict[str, Tensor]]:

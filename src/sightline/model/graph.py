@@ -38,6 +38,12 @@ def result(node: Node, name: str) -> Node:
     return out
 
 
+def named(x: Node, name: str) -> Node:
+    """x, under a name that tests find it by."""
+    (x.get_node() if hasattr(x, "get_node") else x).set_friendly_name(name)
+    return x
+
+
 def f32(value: Any) -> Node:
     return op.constant(np.asarray(value, np.float32))
 
@@ -60,6 +66,7 @@ def reshape(x: Node, *shape: int) -> Node:
 
 def linear(x: Node, weight: Weight, bias: Any = None) -> Node:
     """x @ W.T + b for a weight [out, in], stored as floats or as quantised integers; arithmetic in float32."""
+    weight = weight.stored or weight
     w = _float_weight(weight) if weight.scale is None else _integer_weight(weight)
     y = op.matmul(x, w, transpose_a=False, transpose_b=not weight.transposed)
     return y if bias is None else op.add(y, f32(bias))
@@ -97,7 +104,7 @@ def rms_norm(x: Node, gain: Any, eps: float) -> Node:
     return op.multiply(op.multiply(x, op.divide(f32(1.0), op.sqrt(op.add(variance, f32(eps))))), f32(gain))
 
 
-def layer_norm(x: Node, gain: Any, bias: Any, eps: float = 1e-6) -> Node:
+def layer_norm(x: Node, gain: Any, bias: Any, eps: float) -> Node:
     """LayerNorm over the last axis."""
     normal = op.mvn(x, i64(-1), normalize_variance=True, eps=eps, eps_mode="inside_sqrt")
     return op.add(op.multiply(normal, f32(gain)), f32(bias))

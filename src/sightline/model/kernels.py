@@ -12,10 +12,15 @@ import openvino as ov
 
 from sightline.model import graph as g
 from sightline.model.config import ModelConfig, TextConfig, VisionConfig
+from sightline.model.machine import read_machine
+from sightline.model.own import NoOwnKernels, OwnKernels, open_own
 from sightline.model.weights import Weight
 from sightline.types import Precision
 
+Nodes = Sequence[tuple[str, str]]  # (kernel type, precision it runs in), see `_runtime_nodes`
+
 _POLL_MS = 50
+_PACKED: Mapping[Precision, set[str]] = {"int8": {"i8"}, "int4": {"i8", "i4"}}  # types of packed weights
 
 
 class Cancelled(Exception):
@@ -24,8 +29,9 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """Compile-time choices: plugin properties per tower, whether attention computes in bf16, and whether the vision
-    tower's matrices stay as stored though the language model's are packed."""
+    """Compile-time choices: plugin properties per tower, whether attention computes in bf16, whether the vision
+    tower's matrices stay as stored though the language model's are packed, and our own kernels or why there are none.
+    """
 
     precision: Precision
     threads: int
@@ -34,13 +40,19 @@ class Kernels:
     bf16_attention: bool
     stored_vision: bool
     core: ov.Core
+    own: OwnKernels | None = None
+    without_own: str = ""
+
+    def __str__(self) -> str:
+        whose = "our own kernels" if self.own else f"the plugin's kernels (our own: {self.without_own})"
+        return f"{self.precision}, {self.threads} threads, {whose}"
 
     def compile(self, model: ov.Model, properties: Mapping[str, str]) -> ov.CompiledModel:
         return self.core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": self.threads, **properties})
 
 
-def choose(precision: Precision, threads: int, config: ModelConfig) -> Kernels:
-    """The fastest arithmetic this CPU has for `precision`.
+def choose(precision: Precision, threads: int, config: ModelConfig, own: bool = True) -> Kernels:
+    """The fastest arithmetic this CPU has for `precision`; without our `own` kernels when told so.
 
     exact: float32 throughout. int8, int4: a float32 stream with integer matrices and, where the CPU has it, bf16
     attention; the vision tower wholly in bf16. Measured on AVX512-VNNI and on AMX machines: a float32 stream decodes
@@ -48,19 +60,22 @@ def choose(precision: Precision, threads: int, config: ModelConfig) -> Kernels:
     matrices stay as stored where the CPU computes in bf16: a tenth faster again, for 0.4 GB on 2B.
     """
     core = ov.Core()
+    ours, why_not = _own_kernels(core, precision, own)
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     latency = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
     exact = {**latency, "INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
     if precision == "exact":
         language = {**exact, "KV_CACHE_PRECISION": "f32"}
-        return Kernels(precision, threads, language, exact, bf16_attention=False, stored_vision=False, core=core)
+        return Kernels(precision, threads, language, exact, False, False, core, ours, why_not)
     t, v = config.text, config.vision
     groups = [weight_group(width, precision) for width in _language_widths(t)]
     language = {
         **exact,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(activation_group(groups, most=128)),
-        "KV_CACHE_PRECISION": "bf16" if has_bf16 else "f16",
+        **_kept_as(precision, has_bf16),
     }
+    if ours is not None:  # they read packed vision weights as fast as stored ones, and pass float32 to each other
+        return Kernels(precision, threads, language, exact, has_bf16, False, core, ours)
     widths = [v.hidden, v.intermediate, v.hidden * v.merge**2]
     vision = {
         **latency,
@@ -69,7 +84,26 @@ def choose(precision: Precision, threads: int, config: ModelConfig) -> Kernels:
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(max(128, activation_group(widths, most=1024))),
     }
     stored_vision = precision == "int8" and has_bf16
-    return Kernels(precision, threads, language, vision, has_bf16, stored_vision, core)
+    return Kernels(precision, threads, language, vision, has_bf16, stored_vision, core, None, why_not)
+
+
+def _own_kernels(core: ov.Core, precision: Precision, wanted: bool) -> tuple[OwnKernels | None, str]:
+    """Our own kernels, or why there are none."""
+    try:
+        return open_own(core, 3 if precision == "exact" else 1, read_machine().flags, wanted), ""
+    except NoOwnKernels as why_not:
+        return None, why_not.reason
+
+
+def _kept_as(precision: Precision, has_bf16: bool) -> dict[str, str]:
+    """Properties that say how keys and values are kept.
+
+    In int4 as bytes with a scale for each token and head: 0.2 GB less at 4,000 tokens of 2B, nothing lost in speed (2B,
+    784 to 4,080 tokens) or agreement (demo model). By channel, a token would change those before it when it is written.
+    """
+    if precision == "int4":
+        return {"KV_CACHE_PRECISION": "u8", "KEY_CACHE_QUANT_MODE": "BY_TOKEN"}
+    return {"KV_CACHE_PRECISION": "bf16" if has_bf16 else "f16"}
 
 
 def _language_widths(text: TextConfig) -> list[int]:
@@ -116,29 +150,56 @@ def run(request: Any, cancelled: Callable[[], bool] | None = None) -> None:
 def slow_paths(
     kernels: Kernels, config: ModelConfig, language: ov.CompiledModel, vision: ov.CompiledModel
 ) -> Iterator[str]:
-    """The canary: names what the plugin did not turn into the kernels this precision stands on."""
+    """The canary: names what did not become the kernels that this precision stands on."""
+    nodes, seen = list(_runtime_nodes(language)), list(_runtime_nodes(vision))
+    if kernels.own is None:
+        return _slow_in_plugin(kernels, config, nodes, seen)
+    return _slow_beside_ours(config.text, nodes, seen)
+
+
+def _slow_in_plugin(kernels: Kernels, config: ModelConfig, nodes: Nodes, seen: Nodes) -> Iterator[str]:
     text = config.text
-    expected = {"PagedAttention": text.layers, "RoPE": 2 * text.layers, "RMS": 4 * text.layers + 1}
-    nodes = list(_runtime_nodes(language))
-    for kind, count in expected.items():
-        found = sum(1 for layer, _ in nodes if layer == kind)
-        if found != count:
-            yield f"language model: {found} {kind} kernels, expected {count}"
+    yield from _unfused(text, nodes, norms=4 * text.layers + 1)
     if kernels.precision == "exact":
         return
-    packed = {"int8": {"i8"}, "int4": {"i8", "i4"}}[kernels.precision]
-    seen = list(_runtime_nodes(vision))
+    packed = _PACKED[kernels.precision]
     yield from _unexpected("language model", nodes, packed, _language_matrices(text))
     if kernels.stored_vision:
         yield from _unexpected("vision tower", seen, {"bf16"}, _vision_matrices(config.vision) + 1)
     else:
         yield from _unexpected("vision tower", seen, packed, _vision_matrices(config.vision))
-    plain = [width for width in _language_widths(text) if not _quantizes_activations(kernels, width)]
+    yield from _unquantized(kernels, _language_widths(text))
+
+
+def _slow_beside_ours(text: TextConfig, nodes: Nodes, seen: Nodes) -> Iterator[str]:
+    """The plugin's share then: norms of queries and keys, and of mixtures the norm before and the router."""
+    mixed = sum(map(text.is_moe_layer, range(text.layers)))
+    left = _matrices(nodes) - mixed
+    for tower, count in (("language model", left), ("vision tower", _matrices(seen))):
+        if count:
+            yield f"{tower}: {count} matrices have shapes or types that our own kernels do not read"
+    if not left:  # else their norms are the plugin's too, and nobody can say how many there should be
+        yield from _unfused(text, nodes, norms=2 * text.layers + mixed)
+
+
+def _unfused(text: TextConfig, nodes: Nodes, norms: int) -> Iterator[str]:
+    for kind, count in {"PagedAttention": text.layers, "RoPE": 2 * text.layers, "RMS": norms}.items():
+        found = sum(1 for layer, _ in nodes if layer == kind)
+        if found != count:
+            yield f"language model: {found} {kind} kernels, expected {count}"
+
+
+def _unquantized(kernels: Kernels, widths: Sequence[int]) -> Iterator[str]:
+    plain = [width for width in widths if not _quantizes_activations(kernels, width)]
     if plain:
         yield (
             f"language model: activations of {', '.join(map(str, plain))} values are not quantised to int8 "
             "(no VNNI on this CPU, or the group does not fit)"
         )
+
+
+def _matrices(nodes: Nodes) -> int:
+    return sum(1 for layer, _ in nodes if layer == "FullyConnected")
 
 
 def _language_matrices(text: TextConfig) -> int:
@@ -152,7 +213,7 @@ def _vision_matrices(vision: VisionConfig) -> int:
     return 6 * vision.depth + 2 * (1 + len(vision.deepstack))
 
 
-def _unexpected(tower: str, nodes: Sequence[tuple[str, str]], weights: Collection[str], count: int) -> Iterator[str]:
+def _unexpected(tower: str, nodes: Nodes, weights: Collection[str], count: int) -> Iterator[str]:
     """A complaint when not all `count` matrices of a tower have weights of the expected types."""
     found = sum(1 for layer, kind in nodes if layer == "FullyConnected" and kind in weights)
     if found != count:

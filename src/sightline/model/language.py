@@ -19,14 +19,15 @@ from sightline.model import graph as g
 from sightline.model.config import ModelConfig, TextConfig
 from sightline.model.experts import expert_mlp
 from sightline.model.kernels import Kernels, run
+from sightline.model.layers import Layers
+from sightline.model.own import Norm
 from sightline.model.positions import TextRotary
-from sightline.model.weights import Weights
+from sightline.model.weights import EMBEDDING, Weights, head_name
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
 _PREFIX = "model.language_model."
-_EMBEDDING = _PREFIX + "embed_tokens.weight"
 _RELEASE_ROWS = 512  # a row read from the map keeps up to 64 KiB of the file resident
 
 
@@ -78,7 +79,8 @@ class LanguageModel:
         text = config.text
         self.config = text
         self._levels = len(config.vision.deepstack)
-        self._weights = weights
+        self._weights, self._kernels = weights, kernels
+        self._head = head_name(weights.checkpoint)
         self._rotary = TextRotary(text.head_dim, text.rope_theta, text.mrope_section)
         model = build(config, weights, kernels)
         self.compiled = kernels.compile(model, kernels.language)
@@ -108,13 +110,23 @@ class LanguageModel:
         tokens = sum(len(s.token_ids) for s in slices)
         self._rows_read += tokens
         if self._rows_read >= _RELEASE_ROWS:
-            self._weights.release()
+            self._release()
             self._rows_read = 0
         logits = np.array(self._request.get_tensor("logits").data)  # .data is a view into the request
         if not self.config.experts:
             return StepResult(logits)
         chosen = self._request.get_tensor("experts").data[:, :tokens]
         return StepResult(logits, np.array(chosen))
+
+    def rest(self) -> None:
+        """Give back what the layers' states took; the next step takes it anew."""
+        self.compiled.release_memory()
+
+    def _release(self) -> None:
+        if self._kernels.own is None:
+            self._weights.release()
+        elif self._head != EMBEDDING or self._weights.is_lossless(EMBEDDING):  # else our own kernels read the table
+            self._weights.release(EMBEDDING)
 
     def _pack(self, slices: Sequence[Slice]) -> dict[str, Any]:
         """The input arrays of a step, padded to a size the kernels have met before."""
@@ -125,7 +137,7 @@ class LanguageModel:
         positions = np.zeros((3, padded), np.int32)
         positions[:, :tokens] = np.concatenate([s.positions for s in slices], 1)
         hidden = np.zeros((padded, self.config.hidden), np.float32)
-        hidden[:tokens] = self._weights.rows(_EMBEDDING, np.concatenate([s.token_ids for s in slices]), hidden.shape[1])
+        hidden[:tokens] = self._weights.rows(EMBEDDING, np.concatenate([s.token_ids for s in slices]), hidden.shape[1])
         if padded > tokens:  # one sequence of zeros in the scratch block
             counts.append(padded - tokens)
             pasts.append(0)
@@ -187,7 +199,7 @@ def padded_size(tokens: int) -> int:
 
 def build(config: ModelConfig, weights: Weights, kernels: Kernels) -> Model:
     """The graph of one step over T tokens, S sequences and R wanted rows."""
-    text, levels = config.text, len(config.vision.deepstack)
+    text, levels, layers = config.text, len(config.vision.deepstack), Layers(kernels.own)
     hidden = g.parameter("hidden", Type.f32, (-1, text.hidden))
     cos = g.parameter("cos", Type.f32, (-1, 1, text.head_dim))
     sin = g.parameter("sin", Type.f32, (-1, 1, text.head_dim))
@@ -205,17 +217,16 @@ def build(config: ModelConfig, weights: Weights, kernels: Kernels) -> Model:
         pools = tuple(g.parameter(f"{kind}.{layer}", Type.dynamic, (-1,) * 4) for kind in ("keys", "values"))
         inputs += pools
         wanted = rows if layer == trimmed else None
-        y = _attention(x, layer, text, weights, kernels, pools, (cos, sin), control, wanted)
-        x = op.add(x if wanted is None else _rows_of(x, wanted), y)
-        y, chosen = _mlp(x, layer, text, weights)
-        x = op.add(x, y)
+        x = _attention(x, layer, text, weights, kernels, pools, (cos, sin), control, wanted)
+        x, chosen = _mlp(x, layer, text, weights, layers)
         experts += chosen
         if layer < levels:
             x = op.add(x, _deepstack(deep, deep_row, layer, text.hidden))
-        x.set_friendly_name(f"layer.{layer}")
+        g.named(x, f"layer.{layer}")
     last = x if trimmed is not None else _rows_of(x, rows)
-    last = g.rms_norm(last, weights.values(_PREFIX + "norm.weight", text.hidden), text.eps)
-    outputs = [g.result(g.linear(last, weights.matrix(head_name(config, weights), text.vocab, text.hidden)), "logits")]
+    norm = Norm(weights.values(_PREFIX + "norm.weight", text.hidden), text.eps)
+    head = weights.matrix(head_name(weights.checkpoint), text.vocab, text.hidden)
+    outputs = [g.result(layers.linear(last, head, norm), "logits")]
     if experts:
         outputs.append(g.result(op.concat([op.unsqueeze(e, g.i64(0)) for e in experts], 0), "experts"))
     return Model(outputs, inputs, "language")
@@ -223,12 +234,6 @@ def build(config: ModelConfig, weights: Weights, kernels: Kernels) -> Model:
 
 def _rows_of(x: g.Node, rows: g.Node) -> g.Node:
     return op.gather(x, rows, op.constant(np.int32(0)))
-
-
-def head_name(config: ModelConfig, weights: Weights) -> str:
-    """The output head: the embedding table when tied, or when an untied checkpoint ships none (some 8B exports)."""
-    untied = not config.tied and "lm_head.weight" in weights.checkpoint.tensors
-    return "lm_head.weight" if untied else _EMBEDDING
 
 
 def _attention(
@@ -242,46 +247,42 @@ def _attention(
     control: Sequence[g.Node],
     wanted: g.Node | None,
 ) -> g.Node:
-    """The layer's attention for all tokens, so that all keys and values are kept; its output for the `wanted` rows."""
-    prefix = f"{_PREFIX}layers.{layer}."
+    """x and the layer's attention: for all tokens, so that all keys and values are kept; the sum for `wanted` rows."""
+    prefix, layers = f"{_PREFIX}layers.{layer}.", Layers(kernels.own)
     d, width, kv_width = text.head_dim, text.heads * text.head_dim, text.kv_heads * text.head_dim
-    x = g.rms_norm(x, weights.values(prefix + "input_layernorm.weight", text.hidden), text.eps)
-
-    def project(name: str, out: int) -> g.Node:
-        return g.linear(x, weights.matrix(f"{prefix}self_attn.{name}_proj.weight", out, text.hidden))
+    norm = Norm(weights.values(prefix + "input_layernorm.weight", text.hidden), text.eps)
+    sizes = {"q": width, "k": kv_width, "v": kv_width}
+    matrices = [weights.matrix(f"{prefix}self_attn.{n}_proj.weight", out, text.hidden) for n, out in sizes.items()]
+    query, key, value = layers.linears(x, matrices, norm)
 
     def turn(y: g.Node, name: str, heads: int) -> g.Node:
         gain = weights.values(f"{prefix}self_attn.{name}_norm.weight", d)
         y = g.rms_norm(g.reshape(y, -1, heads, d), gain, text.eps)
         return g.reshape(g.rotary(y, *rotation, d, axis=2), -1, heads * d)
 
-    query = turn(project("q", width), "q", text.heads)
-    key = turn(project("k", kv_width), "k", text.kv_heads)
-    value = project("v", kv_width)
+    query, key = turn(query, "q", text.heads), turn(key, "k", text.kv_heads)
     if kernels.bf16_attention:
         query, key, value = g.as_bf16(query, key, value)
     y = g.paged_attention(query, key, value, (pools[0], pools[1]), control, text.kv_heads, d)
     if kernels.bf16_attention:
         y = op.convert(y, "f32")
     if wanted is not None:
-        y = _rows_of(y, wanted)
-    return g.linear(y, weights.matrix(prefix + "self_attn.o_proj.weight", text.hidden, width))
+        x, y = _rows_of(x, wanted), _rows_of(y, wanted)
+    return layers.linear(y, weights.matrix(prefix + "self_attn.o_proj.weight", text.hidden, width), residual=x)
 
 
-def _mlp(x: g.Node, layer: int, text: TextConfig, weights: Weights) -> tuple[g.Node, list[g.Node]]:
-    """The layer's MLP and, for a mixture of experts, the chosen expert ids [T, k]."""
+def _mlp(x: g.Node, layer: int, text: TextConfig, weights: Weights, layers: Layers) -> tuple[g.Node, list[g.Node]]:
+    """x and the layer's MLP, and, for a mixture of experts, the chosen expert ids [T, k]."""
     prefix = f"{_PREFIX}layers.{layer}."
-    x = g.rms_norm(x, weights.values(prefix + "post_attention_layernorm.weight", text.hidden), text.eps)
+    norm = Norm(weights.values(prefix + "post_attention_layernorm.weight", text.hidden), text.eps)
     if text.is_moe_layer(layer):
-        y, chosen = expert_mlp(x, prefix + "mlp.", text, weights)
-        return y, [chosen]
-
-    def project(y: g.Node, name: str, out: int, width: int) -> g.Node:
-        return g.linear(y, weights.matrix(f"{prefix}mlp.{name}_proj.weight", out, width))
-
-    gate = op.swish(project(x, "gate", text.intermediate, text.hidden))
-    up = project(x, "up", text.intermediate, text.hidden)
-    return project(op.multiply(gate, up), "down", text.hidden, text.intermediate), []
+        y, chosen = expert_mlp(g.rms_norm(x, norm.gain, norm.eps), prefix + "mlp.", text, weights, layers)
+        return op.add(x, y), [chosen]
+    names = ("gate", "up")
+    gate, up = (weights.matrix(f"{prefix}mlp.{n}_proj.weight", text.intermediate, text.hidden) for n in names)
+    y = layers.gated(x, gate, up, norm)
+    down = weights.matrix(prefix + "mlp.down_proj.weight", text.hidden, text.intermediate)
+    return layers.linear(y, down, residual=x), []
 
 
 def _deepstack(deep: g.Node, deep_row: g.Node, level: int, hidden: int) -> g.Node:

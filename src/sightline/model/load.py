@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,19 +18,23 @@ from sightline.model.checkpoint import Checkpoint
 from sightline.model.config import ModelConfig
 from sightline.model.kernels import Kernels
 from sightline.model.language import LanguageModel, Slice
-from sightline.model.machine import read_machine
+from sightline.model.lossless import open_lossless
+from sightline.model.machine import read_machine, trim_heap
+from sightline.model.packs import PackNotKept, Progress
 from sightline.model.positions import token_positions
 from sightline.model.prompt import Style, Tokenizer, read_template, style_of
-from sightline.model.quantize import Progress, open_weights
+from sightline.model.quantize import open_weights
 from sightline.model.vision import VisionTower
 from sightline.model.weights import Weights
 from sightline.settings import EngineSettings
 
-_RELEASE_EVERY_S = 0.05
+_RELEASE_EVERY_S = 0.2  # every 0.05 s cost 2 s of processor time in page faults (2B int8), this costs 0.2 GB at most
 _WARM_MOE_TOKENS = 512
 _WARM_STEPS = (16, 8, 4, 2, 1)  # rows of the steps that write answers: several of them, or one with guesses
 _KV_SHARE = 4  # by default the KV pools may grow to this part (1/n) of the memory free after loading
 _KV_MOST = 4 << 30
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +49,81 @@ class Model:
     kernels: Kernels
     slow_paths: tuple[str, ...]
 
+    def rest(self) -> None:
+        """Give back the memory that computing took; the next step takes it anew. Not while anything computes."""
+        self.language.rest()
+        self.vision.rest()
+        trim_heap()
+
 
 def load(folder: Path, settings: EngineSettings, progress: Progress | None = None) -> Model:
     """Load the checkpoint in `folder` for `settings.precision`, compute once with it, and reserve its KV pools.
 
     Raises CheckpointError when a file is missing, damaged or of another model. Takes seconds for a 2B model;
-    `progress` hears about it.
+    `progress` hears about it. Tokenizer and both towers are made side by side, each in a thread of its own.
     """
     tell = progress or (lambda _what, _share: None)
     tell("reading checkpoint", 0.0)
     checkpoint = Checkpoint.open(folder)
     config = checkpoint.config
+    tokenizer = _beside(lambda: _tokenizer_of(folder, config))
+    template = read_template(folder)
+    threads = settings.threads or read_machine().cores
+    chosen = k.choose(settings.precision, threads, config, settings.own_kernels)
+    weights, as_stored = _weights(checkpoint, settings, chosen, progress)
+    with _releasing(weights) if chosen.own is None else nullcontext():  # ours read weights where they lie
+        tell("compiling", 0.0)
+        vision_tower = _beside(lambda: _warm_vision(config, weights, chosen))
+        language = LanguageModel(config, weights, chosen)
+        tell("warming up", 0.0)
+        _warm_language(language)
+        tell("warming up", 0.5)
+        vision = vision_tower()
+    language.allocate(_kv_blocks(language, settings))
+    model = Model(
+        config=config,
+        tokenizer=tokenizer(),
+        style=style_of(template) if template else "instruct",
+        language=language,
+        vision=vision,
+        kernels=chosen,
+        slow_paths=(*as_stored, *k.slow_paths(chosen, config, language.compiled, vision.compiled)),
+    )
+    if settings.precision != "exact":
+        checkpoint.release()  # of it only the patch embedding is read again
+    trim_heap()  # 90 MB that reading a tokenizer of 150,000 words leaves behind
+    tell("ready", 1.0)
+    return model
+
+
+def _weights(
+    checkpoint: Checkpoint, settings: EngineSettings, chosen: Kernels, progress: Progress | None
+) -> tuple[Weights, tuple[str, ...]]:
+    """The weights for a precision, and why those of `exact` do not come in 12 bits though our own kernels read them."""
+    precision, cache, threads = settings.precision, settings.cache_dir, chosen.threads
+    if precision != "exact" or chosen.own is None:
+        return open_weights(checkpoint, precision, cache, threads, progress, chosen.stored_vision), ()
+    try:
+        return open_lossless(checkpoint, cache, threads, progress), ()
+    except PackNotKept as error:  # they are the same numbers as stored, only slower to read
+        return Weights(checkpoint), (f"weights are read in 16 bits instead of 12: {error.message}",)
+
+
+def _beside(work: Callable[[], T]) -> Callable[[], T]:
+    """Begin `work` in a thread that a process which wants to end does not wait for; the call returned waits for it."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="load beside", daemon=True).start()
+    return future.result
+
+
+def _tokenizer_of(folder: Path, config: ModelConfig) -> Tokenizer:
     tokenizer = Tokenizer.load(folder)
     if tokenizer.size > config.text.vocab:
         raise CheckpointError(
@@ -61,30 +131,7 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
             "the tokenizer belongs to another checkpoint"
         )
     _check_control_tokens(config, tokenizer, folder)
-    template = read_template(folder)
-    threads = settings.threads or read_machine().cores
-    chosen = k.choose(settings.precision, threads, config)
-    weights = open_weights(checkpoint, settings.precision, settings.cache_dir, threads, progress, chosen.stored_vision)
-    with _releasing(weights):
-        tell("compiling", 0.0)
-        language = LanguageModel(config, weights, chosen)
-        tell("compiling", 0.5)
-        vision = VisionTower(config, weights, chosen)
-        tell("warming up", 0.0)
-        _warm_language(language)
-        tell("warming up", 0.5)
-        vision.encode(np.zeros((1, 256, 256, 3), np.uint8))
-    language.allocate(_kv_blocks(language, settings))
-    tell("ready", 1.0)
-    return Model(
-        config=config,
-        tokenizer=tokenizer,
-        style=style_of(template) if template else "instruct",
-        language=language,
-        vision=vision,
-        kernels=chosen,
-        slow_paths=tuple(k.slow_paths(chosen, config, language.compiled, vision.compiled)),
-    )
+    return tokenizer
 
 
 def _check_control_tokens(config: ModelConfig, tokenizer: Tokenizer, folder: Path) -> None:
@@ -100,6 +147,12 @@ def _check_control_tokens(config: ModelConfig, tokenizer: Tokenizer, folder: Pat
                 f"{folder / 'tokenizer.json'}: {token} is token {tokenizer.special(token)}, config.json says {number}; "
                 "the tokenizer belongs to another checkpoint"
             )
+
+
+def _warm_vision(config: ModelConfig, weights: Weights, chosen: Kernels) -> VisionTower:
+    tower = VisionTower(config, weights, chosen)
+    tower.encode(np.zeros((1, 256, 256, 3), np.uint8))
+    return tower
 
 
 def _warm_language(language: LanguageModel) -> None:

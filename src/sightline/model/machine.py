@@ -5,6 +5,7 @@ Containers count: cores and memory are those the control groups (version 1 or 2)
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
@@ -33,6 +34,8 @@ _INT4_GROUPS = (128, 64, 32)
 # Measured on the 2B shape with OpenVINO 2026.4.1: the plugin keeps stored vision weights once as float32 and, after a
 # second picture size, once more as they are (2.4 GB for 0.8 GB of bf16); the language model's stay 2 bytes each.
 _EXACT_VISION_BYTES = 6
+# Our own kernels read matrices whose sides are multiples of the first, in 12 bits a bf16 weight rows of the second.
+_OWN_TILE, _LOSSLESS_BLOCK = 16, 128
 # Also measured there, as multiples of the widest row: 103 KB for each patch, 220 KB for each token of a step.
 _VISION_ROWS, _TEXT_ROWS = 2, 4
 MEASURED_BYTES = 256 << 20
@@ -45,6 +48,7 @@ class Machine:
     cpu: str
     architecture: str
     features: tuple[str, ...]
+    flags: frozenset[str]  # all of the processor's, as the kernel names them
     cores: int
     physical_cores: int
     cgroup_cores: float | None  # the container's quota, where there is one
@@ -93,6 +97,7 @@ def read_machine(root: Path = Path("/"), affinity: set[int] | None = None) -> Ma
         cpu=next((b["model name"] for b in blocks if "model name" in b), "unknown processor"),
         architecture=platform.machine(),
         features=tuple(name for name in FEATURES if name in flags),
+        flags=frozenset(flags),
         cores=cores,
         physical_cores=min(cores, len(physical) or cores),
         cgroup_cores=quota,
@@ -103,24 +108,34 @@ def read_machine(root: Path = Path("/"), affinity: set[int] | None = None) -> Ma
 
 
 def memory_need(
-    config: ModelConfig, precision: Precision, context: int, patches: int = MAX_PATCHES, *, bf16: bool = False
+    config: ModelConfig,
+    precision: Precision,
+    context: int,
+    patches: int = MAX_PATCHES,
+    *,
+    bf16: bool = False,
+    own: bool = False,
 ) -> MemoryNeed:
     """What `config` needs at `precision` with `context` tokens of KV cache and pictures of `patches` 16-pixel patches,
-    on a processor that multiplies `bf16` or does not.
+    on a processor that multiplies `bf16` or does not, with our `own` kernels or without.
 
-    weights: every parameter once. exact: 2 bytes each, as stored, but 6 in the vision tower. int8: 1 byte and a 2-byte
-    scale per row, with bf16 2 bytes in the vision tower. int4: in the language layers half a byte and a 2-byte scale
-    per group of 128, elsewhere 1 byte and a 2-byte scale per row.
+    weights: every parameter once. exact: 2 bytes each, as stored, but 6 in a vision tower of the plugin's, and 1.5 in
+    the matrices of a language model of our own kernels'. int8: 1 byte
+    and a 2-byte scale per row, with bf16 2 bytes in a vision tower of the plugin's. int4: in the language layers half a
+    byte and a 2-byte scale per group of 128, in their value matrices and elsewhere 1 byte and a 2-byte scale per row.
+    What our own kernels read is the mapped file itself: the system may take it from memory and read it again, but
+    slowly, so it counts.
     Norms, biases, position tables, routers and the patch embedding: 4 bytes always. The embedding table counts in full,
     though only rows in use stay resident.
-    kv: keys and values, float32 for exact, 16 bits otherwise.
+    kv: keys and values, float32 for exact, 16 bits for int8; for int4 a byte, and 8 bytes for each head.
     activations: in float32, the widest rows of a vision block and of a step of 1024 tokens, times what was measured,
     and the picture's features.
     """
     text, vision = config.text, config.vision
-    weights = sum(m.count * m.nbytes(precision, bf16) for m in _matrices(config))
+    weights = sum(m.count * m.nbytes(precision, bf16, own) for m in _matrices(config))
     weights += 4 * small_parameters(config)
-    kv = 2 * text.layers * text.kv_heads * text.head_dim * context * (4 if precision == "exact" else 2)
+    head_bytes = {"exact": 4 * text.head_dim, "int8": 2 * text.head_dim, "int4": text.head_dim + 8}[precision]
+    kv = 2 * text.layers * text.kv_heads * head_bytes * context
     vision_row = vision.patch_values + 2 * vision.hidden + max(4 * vision.hidden, 2 * vision.intermediate)
     features = patches // vision.merge**2 * vision.out_hidden * (1 + len(vision.deepstack))
     inner = max(text.intermediate if config.text.experts == 0 else 0, text.experts_per_token * text.expert_intermediate)
@@ -131,11 +146,12 @@ def memory_need(
     return MemoryNeed(weights, kv, activations)
 
 
-def decode_bytes(config: ModelConfig, precision: Precision) -> int:
-    """Bytes of weights read for each generated token: the layers, with the experts a token uses, and the head."""
+def decode_bytes(config: ModelConfig, precision: Precision, own: bool = False) -> int:
+    """Bytes of weights read for each generated token, by our `own` kernels or the plugin's: the layers, with the
+    experts a token uses, and the head."""
     share = config.text.experts_per_token / config.text.experts if config.text.experts else 1.0
     read = [m for m in _matrices(config) if m.part != "vision" and m.name != "embeddings"]
-    return sum(round(m.count * m.nbytes(precision) * (share if m.part == "expert" else 1.0)) for m in read)
+    return sum(round(m.count * m.nbytes(precision, own=own) * (share if m.part == "expert" else 1.0)) for m in read)
 
 
 def parameters(config: ModelConfig) -> int:
@@ -181,13 +197,18 @@ class _Matrix:
     width: int
     count: int = 1
 
-    def nbytes(self, precision: Precision, bf16: bool = False) -> int:
+    def nbytes(self, precision: Precision, bf16: bool = False, own: bool = False) -> int:
         """Bytes of one of them."""
-        if precision == "int8" and bf16 and self.part == "vision":
+        in_place = own and self.rows % _OWN_TILE == self.width % _OWN_TILE == 0
+        if precision == "int8" and bf16 and not own and self.part == "vision":
             return 2 * self.rows * self.width
         if precision == "exact":
-            return (_EXACT_VISION_BYTES if self.part == "vision" else 2) * self.rows * self.width
-        if precision == "int4" and self.part in ("layer", "expert"):
+            kernels_read = in_place and self.part != "vision" and self.name != "embeddings"
+            if kernels_read and self.width % _LOSSLESS_BLOCK == 0:
+                return self.rows * (self.width * 3 // 2 + 4)  # exceptions begin somewhere for each row; there are few
+            copied = self.part == "vision" and not in_place
+            return (_EXACT_VISION_BYTES if copied else 2) * self.rows * self.width
+        if precision == "int4" and self.part in ("layer", "expert") and self.name != "v":
             group = next((g for g in _INT4_GROUPS if self.width % g == 0), None)
             if group:
                 return self.rows * (self.width // 2 + 2 * self.width // group)
@@ -201,7 +222,8 @@ def _matrices(config: ModelConfig) -> Iterator[_Matrix]:
     if not config.tied:
         yield _Matrix("embeddings", "table", t.vocab, t.hidden)
     yield _Matrix("q", "layer", t.heads * t.head_dim, t.hidden, t.layers)
-    yield _Matrix("k, v", "layer", t.kv_heads * t.head_dim, t.hidden, 2 * t.layers)
+    for name in "kv":
+        yield _Matrix(name, "layer", t.kv_heads * t.head_dim, t.hidden, t.layers)
     yield _Matrix("o", "layer", t.hidden, t.heads * t.head_dim, t.layers)
     sparse = sum(t.is_moe_layer(i) for i in range(t.layers))
     yield _Matrix("gate, up", "layer", t.intermediate, t.hidden, 2 * (t.layers - sparse))
@@ -299,6 +321,13 @@ def _text(path: Path) -> str | None:
 def _number(path: Path) -> int | None:
     text = _text(path) or ""
     return int(text) if text.lstrip("-").isdigit() else None
+
+
+def trim_heap() -> None:
+    """Give the heap's unused pages back to the system, where the C library can (glibc); takes 10 ms or so."""
+    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def _best_time(times: int, work: Callable[[], object]) -> float:

@@ -38,19 +38,20 @@ def merge_order(h: int, w: int, merge: int = 2) -> tuple[I32, I32]:
 
 def position_embedding(table: F32, h: int, w: int, merge: int = 2) -> F32:
     """Bilinear lookup, corners aligned, of a [side*side, hidden] table: [h*w, hidden] of one frame, in block order."""
-    side = round(len(table) ** 0.5)
-    rows, cols = merge_order(h, w, merge)
+    side, hidden = round(len(table) ** 0.5), table.shape[1]
+    cells = table.reshape(side, side, hidden)
     y0, y1, fy = _source(h, side)
     x0, x1, fx = _source(w, side)
-    upper, lower, down = y0[rows] * side, y1[rows] * side, fy[rows][:, None]
-    left, right, along = x0[cols], x1[cols], fx[cols][:, None]
-    mixed: F32 = (
-        table[upper + left] * ((1 - down) * (1 - along))
-        + table[upper + right] * ((1 - down) * along)
-        + table[lower + left] * (down * (1 - along))
-        + table[lower + right] * (down * along)
-    )
-    return mixed
+    along = fx[:, None]
+    mixed = np.empty((h // merge, w // merge, merge, merge, hidden), np.float32)
+    for row in range(h):  # row by row: what is worked on stays in a core's cache
+        upper, lower, down = cells[y0[row]], cells[y1[row]], fy[row]
+        values = upper[x0] * ((1 - down) * (1 - along))
+        values += upper[x1] * ((1 - down) * along)
+        values += lower[x0] * (down * (1 - along))
+        values += lower[x1] * (down * along)
+        mixed[row // merge, :, row % merge] = values.reshape(-1, merge, hidden)
+    return mixed.reshape(h * w, hidden)
 
 
 def _source(count: int, side: int) -> tuple[I32, I32, F32]:

@@ -1,4 +1,4 @@
-"""Where a graph's weights come from: the checkpoint as stored, or its quantised pack. Knows names, not graphs."""
+"""Where a graph's weights come from: the checkpoint as stored, or its pack. Knows names, not graphs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from sightline.model.checkpoint import Checkpoint, Tensor, release_pages, to_flo
 
 Array = NDArray[Any]
 
+EMBEDDING = "model.language_model.embed_tokens.weight"
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
     """One matrix [out, in] as a kernel takes it.
 
     Floats: `data` as stored, `dtype` BF16/F16/F32; `transposed` when it lies in the file as [in, out].
+    The same in fewer bytes: `bits` 12 with `data` and `rest` as `lossless.py` writes them; only our own kernels read
+    that, others take `stored`.
     Integers: `bits` 8 with `scale` f16 [out, 1], or `bits` 4 in groups with `scale` f16 [out, groups, 1] and two
     values a byte, the first in the low half.
     """
@@ -29,6 +33,8 @@ class Weight:
     transposed: bool = False
     bits: int = 0
     scale: Array | None = None
+    rest: Array | None = None
+    stored: Weight | None = None
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -39,7 +45,7 @@ class Weight:
         return (width, out) if self.transposed else (out, width)
 
     def split(self, parts: int) -> tuple[Weight, ...]:
-        """Equal parts of its rows, in order, each a view; not for transposed ones."""
+        """Equal parts of its rows, in order, each a view; not for transposed ones or those in 12 bits."""
         out, width = self.shape
         size = out // parts
         data = self.data.reshape(out, -1)
@@ -52,7 +58,7 @@ class Weight:
 
 
 class Weights:
-    """A checkpoint's matrices by official name, quantised where a pack says so, and its small tensors as float32."""
+    """A checkpoint's matrices by official name, as a pack has them or as stored, and its small tensors as float32."""
 
     def __init__(self, checkpoint: Checkpoint, pack: Mapping[str, Tensor] | None = None, maps: tuple[Array, ...] = ()):
         self.checkpoint = checkpoint
@@ -62,17 +68,14 @@ class Weights:
     def matrix(self, name: str, out: int, width: int, stored: tuple[int, ...] | None = None) -> Weight:
         """The matrix `name` of shape [out, width]; `stored` is its shape in the file when that has more axes."""
         tensor = self.checkpoint.tensor(name, stored or (out, width))
-        return self._packed(name, (out, width)) or Weight(tensor.data, (out, width), tensor.dtype)
+        return self._packed(Weight(tensor.data, (out, width), tensor.dtype), name)
 
     def expert(self, name: str, index: int, out: int, width: int) -> Weight:
         """One expert's matrix [out, width] from the stacked tensor `name`, in either layout of the family."""
         experts = self.checkpoint.config.text.experts
         tensor = self.checkpoint.tensor(name, (experts, out, width), (experts, width, out))
-        packed = self._packed(name, (out, width), index)
-        if packed is not None:
-            return packed
         transposed = experts_are_transposed(self.checkpoint, name)
-        return Weight(tensor.data[index], (out, width), tensor.dtype, transposed)
+        return self._packed(Weight(tensor.data[index], (out, width), tensor.dtype, transposed), name, index)
 
     def values(self, name: str, *shape: int) -> NDArray[np.float32]:
         """A small tensor (norm, bias, table, router) as float32."""
@@ -86,18 +89,36 @@ class Weights:
             return self._pack[name].data[ids].astype(np.float32) * scale
         return to_float32(np.asarray(tensor.data[ids]), tensor.dtype)
 
-    def release(self) -> None:
-        """Give mapped pages back once the kernels have their own packed copies."""
-        self.checkpoint.release()
-        release_pages(self._maps)
+    def release(self, name: str | None = None) -> None:
+        """Give mapped pages back, all or those of the table `name`: for kernels that have copies of their own."""
+        if name is None:
+            self.checkpoint.release()
+            release_pages(self._maps)
+        else:
+            table = self._pack[name] if f"{name}.scale" in self._pack else self.checkpoint.tensors[name]
+            release_pages([table.data])
 
-    def _packed(self, name: str, shape: tuple[int, int], index: int | None = None) -> Weight | None:
-        if f"{name}.scale" not in self._pack:
-            return None
-        data, scale = self._pack[name].data, self._pack[f"{name}.scale"].data
+    def is_lossless(self, name: str) -> bool:
+        """Whether the matrix `name` comes in 12 bits; its `rows` are still read as they are stored."""
+        return f"{name}.rest" in self._pack
+
+    def _packed(self, stored: Weight, name: str, index: int | None = None) -> Weight:
+        """What the pack has in place of a stored matrix, or of one of the experts of `name`."""
+        if name not in self._pack:
+            return stored
+        lossless = self.is_lossless(name)
+        data, other = self._pack[name].data, self._pack[f"{name}.rest" if lossless else f"{name}.scale"].data
         if index is not None:
-            data, scale = data[index], scale[index]
-        return Weight(data, shape, bits=8 if data.dtype == np.int8 else 4, scale=scale)
+            data, other = data[index], other[index]
+        if lossless:
+            return Weight(data, stored.shape, stored.dtype, bits=12, rest=other, stored=stored)
+        return Weight(data, stored.shape, bits=8 if data.dtype == np.int8 else 4, scale=other)
+
+
+def head_name(checkpoint: Checkpoint) -> str:
+    """The output head: the embedding table when tied, or when an untied checkpoint ships none (some 8B exports)."""
+    untied = not checkpoint.config.tied and "lm_head.weight" in checkpoint.tensors
+    return "lm_head.weight" if untied else EMBEDDING
 
 
 def experts_are_transposed(checkpoint: Checkpoint, name: str) -> bool:

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from sightline import __version__, strict_json, wire, wire_tasks
-from sightline.backends import Backend
+from sightline.backends import Backend, Place
 from sightline.errors import (
     InternalError,
     InvalidRequest,
@@ -29,15 +29,14 @@ from sightline.errors import (
     Unavailable,
 )
 from sightline.moderation import Moderator
-from sightline.server import bodies, describe, infer, openai, pages
-from sightline.server.answers import Opening, close_answers, collect, open_answers, while_connected
+from sightline.server import bodies, describe, infer, openai
+from sightline.server.answers import Opening, close_answers, open_answers, while_connected
 from sightline.server.batch_work import BatchWork
 from sightline.server.batches import BatchesApi
 from sightline.server.edge import Edge
 from sightline.server.files import FilesApi
 from sightline.server.form import chat_body, read_form
 from sightline.server.ledger import Ledger
-from sightline.server.lines import answer_line
 from sightline.server.metrics import CONTENT_TYPE, Metrics
 from sightline.server.moderations import ModerationsApi
 from sightline.server.refusals import refusal
@@ -45,21 +44,24 @@ from sightline.server.sources import Sources
 from sightline.server.sse import EventStream, chat_events
 from sightline.server.status import state, status
 from sightline.server.storage import Storage
+from sightline.server.web_page import FOLDER, WebPage, into_folder
+from sightline.server.whole import answer_chat, answer_line, answer_task
 from sightline.settings import MIB, Settings
-from sightline.tasks.answering import Reading
 from sightline.tasks.catalogue import Task, find
 from sightline.tasks.documents import DocumentReading
-from sightline.types import Conversation, Sampling
+from sightline.types import Conversation, Lane, Sampling
+
+BODIES_AT_ONCE = 16  # of the largest size, that may be coming: 1 GiB as set
 
 
 def create_app(
-    backend: Backend, settings: Settings, page_folder: Path = pages.FOLDER, *, moderator: Moderator | None = None
+    backend: Backend, settings: Settings, page_folder: Path = FOLDER, *, moderator: Moderator | None = None
 ) -> FastAPI:
     """The server for one backend, with the page in `page_folder`.
 
     Its lifespan starts and closes the backend; `app.state.service` knows its state.
     """
-    service, page = Service(backend, settings), pages.WebPage(settings.base_path, page_folder)
+    service, page = Service(backend, settings), WebPage(settings.base_path, page_folder)
     storage = Storage(settings.data_dir)
     work = BatchWork(
         storage,
@@ -81,6 +83,7 @@ def create_app(
 
     app = FastAPI(title="Sightline", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.state.service, app.state.storage = service, storage
+    app.state.intake = bodies.Intake(int(BODIES_AT_ONCE * settings.max_body_mb * MIB))
     app.add_middleware(Edge, metrics=service.metrics)
     for kind in (SightlineError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refuse)
@@ -99,7 +102,7 @@ def create_app(
             )
     if settings.base_path:
         app.add_api_route(
-            settings.base_path, pages.into_folder, methods=["GET", "HEAD"], response_model=None, include_in_schema=False
+            settings.base_path, into_folder, methods=["GET", "HEAD"], response_model=None, include_in_schema=False
         )
     return app
 
@@ -181,30 +184,26 @@ class Service:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         started = time.perf_counter()
-        asked, conversation, samplings = await self._question(request)
+        asked, conversation, samplings = await self._question(request, answers=True)
         request_id: str = request.state.request_id
-        opening = open_answers(self.ledger, conversation, samplings, request_id)
+        opening = open_answers(self.ledger, conversation, samplings, request_id, place=request.state.place)
         caption = openai.Caption(request_id, self.backend.model_id, int(time.time()))
         tools, options = bool(conversation.tools), asked.stream_options or wire.StreamOptions()
+        del conversation  # whoever waits in the queue need not hold its media: they are decoded before
+        if not asked.stream:
+            answering = answer_chat(opening, caption, started, tools=tools, logprobs=bool(asked.logprobs))
+            return _json(await while_connected(request.receive, answering))
         streaming = partial(chat_events, tools=tools, include_usage=bool(options.include_usage), started=started)
-        if asked.stream and options.include_progress:  # from here on, what is refused is an event of the stream
+        if options.include_progress:  # from here on, what is refused is an event of the stream
             early = Opening(opening)
             return EventStream(streaming(caption, early), request_id=request_id, cleanup=early.close)
         answers = await while_connected(request.receive, opening)
-        caption = caption.of(answers[0])
-        if asked.stream:
-            cleanup = partial(close_answers, answers)
-            return EventStream(streaming(caption, answers), request_id=request_id, cleanup=cleanup)
-        try:
-            outcomes = await while_connected(request.receive, collect(answers))
-        finally:
-            await close_answers(answers)
-        total_ms = (time.perf_counter() - started) * 1000
-        return _json(openai.completion(caption, outcomes, total_ms, tools=tools, logprobs=bool(asked.logprobs)))
+        cleanup = partial(close_answers, answers)
+        return EventStream(streaming(caption.of(answers[0]), answers), request_id=request_id, cleanup=cleanup)
 
     async def estimate(self, request: Request) -> Response:
         """POST /v1/estimate: what a chat request would take, without answering it."""
-        _, conversation, (sampling, *_) = await self._question(request)
+        _, conversation, (sampling, *_) = await self._question(request, answers=False)
         found = await while_connected(request.receive, self.backend.estimate(conversation, sampling))
         return _json(openai.estimate(self.backend.model_id, found, sampling.max_tokens))
 
@@ -220,34 +219,34 @@ class Service:
         started = time.perf_counter()
         self.admit()
         bodies.content_kind(request, bodies.JSON)
-        raw = await bodies.whole(request, int(self.settings.max_body_mb * MIB))
-        asked = wire_tasks.parse_task(strict_json.read_json(raw))
+        limit = int(self.settings.max_body_mb * MIB)
+        asked = wire_tasks.parse_task(strict_json.read_json(await bodies.whole(request, limit)))
         if find(asked.task).paged:
             return await self._analyze(request, asked, stream, started)
+        place = self._reserve(request, find(asked.task).lane)
         task, conversation, sampling = await while_connected(request.receive, self.task_meant(asked))
         request.state.task = task.name
         request.state.pictures = openai.picture_bytes(conversation)
         request_id: str = request.state.request_id
-        opening = open_answers(self.ledger, conversation, (sampling,), request_id, task.name, task.lane)
-        stream = stream or bool(asked.wishes.stream)
+        wishes = asked.wishes
+        opening = open_answers(self.ledger, conversation, (sampling,), request_id, task.name, task.lane, place)
+        del asked, conversation  # as in a chat
+        if not stream and not wishes.stream:
+            answering = answer_task(opening, task, request_id, started)
+            return _json(await while_connected(request.receive, answering))
         streamed = partial(EventStream, request_id=request_id, error_event=infer.error_event)
-        if stream and asked.wishes.progress:  # from here on, what is refused is an event of the stream
+        if wishes.progress:  # from here on, what is refused is an event of the stream
             early = Opening(opening)
             return streamed(infer.events(task, early, started), cleanup=early.close)
         answers = await while_connected(request.receive, opening)
-        cleanup = partial(close_answers, answers)
-        if stream:
-            return streamed(infer.events(task, answers[0], started), cleanup=cleanup)
-        try:
-            result = await while_connected(request.receive, Reading(task, answers[0]).whole())
-        finally:
-            await cleanup()
-        return _json(infer.reply(request_id, task, result, started))
+        return streamed(infer.events(task, answers[0], started), cleanup=partial(close_answers, answers))
 
     async def _analyze(self, request: Request, asked: wire_tasks.TaskRequest, stream: bool, started: float) -> Response:
         """A task that reads a document page by page."""
         request_id: str = request.state.request_id
+        place = self._reserve(request, find(asked.task).lane)  # its pages wait in the queue by themselves
         reading = await while_connected(request.receive, self.document_meant(asked, request_id, asked.task))
+        place.leave()
         request.state.task, request.state.pictures = asked.task, [len(reading.pages[0].document.data)]
         if stream or asked.wishes.stream:
             events = infer.analysis_events(reading, started)
@@ -255,14 +254,23 @@ class Service:
         result = await while_connected(request.receive, reading.whole())
         return _json(infer.reply(request_id, reading.task, result, started))
 
-    async def _question(self, request: Request) -> tuple[wire.ChatRequest, Conversation, tuple[Sampling, ...]]:
-        """What is asked, as sent and as our values; raises for whatever keeps it from being asked."""
+    async def _question(
+        self, request: Request, *, answers: bool
+    ) -> tuple[wire.ChatRequest, Conversation, tuple[Sampling, ...]]:
+        """What is asked, as sent but for its messages, and as our values; raises for what keeps it from being asked.
+
+        With `answers`, their place in the queue is `request.state.place`, held before anything is fetched or decoded.
+        """
         self.admit()
+        if answers:
+            self.backend.reserve().leave()  # a full queue is told before the body is read
         asked, pictures = await self._read(request)
         request.state.task = "chat"
+        if answers:
+            self._reserve(request, "interactive", asked.n or 1)
         conversation, samplings = await while_connected(request.receive, self.chat_meant(asked, pictures))
         request.state.pictures = openai.picture_bytes(conversation)
-        return asked, conversation, samplings
+        return asked.model_copy(update={"messages": ()}), conversation, samplings
 
     async def chat_meant(
         self, asked: wire.ChatRequest, pictures: Sequence[bytes] = ()
@@ -274,7 +282,8 @@ class Service:
 
     async def task_meant(self, asked: wire_tasks.TaskRequest) -> tuple[Task, Conversation, Sampling]:
         """A task request as our values."""
-        return await self.sources.of(partial(infer.question, asked, self.backend.defaults))
+        instructed = self.backend.takes_instructions
+        return await self.sources.of(partial(infer.question, asked, self.backend.defaults, instructed=instructed))
 
     async def document_meant(self, asked: wire_tasks.TaskRequest, request_id: str, named: str) -> DocumentReading:
         """The reading that a document's task asks for, its pages counted. `named`: what the books call its answers."""
@@ -282,7 +291,7 @@ class Service:
         task, document, text, sampling = await finding
         pages = await self.backend.pages(document)
         ask = partial(self.ledger.generate, request_id=request_id, task=named, lane=task.lane)
-        return DocumentReading(task, pages, text, sampling, ask)
+        return DocumentReading(task, pages, text, sampling, ask, self.backend.takes_instructions)
 
     async def _read(self, request: Request) -> tuple[wire.ChatRequest, tuple[bytes, ...]]:
         """The request, from JSON or from a form, and the pictures of the form."""
@@ -292,6 +301,12 @@ class Service:
         parts = await read_form(bodies.chunks(request, limit), request.headers["content-type"])
         body, pictures = chat_body(parts)
         return wire.parse_chat(body), pictures
+
+    def _reserve(self, request: Request, lane: Lane, answers: int = 1) -> Place:
+        """Room in the queue, held until answers take it or the request has ended: see Edge."""
+        place = self.backend.reserve(lane, answers)
+        request.state.place = place
+        return place
 
     def admit(self) -> None:
         """Raises Unavailable while no question can be answered."""

@@ -1,4 +1,4 @@
-"""Makes the OpenAPI document of operations.py and the types of the bodies. Runs nothing, so it is the same everywhere.
+"""Makes the OpenAPI document of operations.py, the catalogue and the bodies. Runs nothing: the same everywhere.
 
 `python -m sightline.server.describe` prints it; `make openapi` writes docs/openapi.json of that.
 """
@@ -11,11 +11,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+from pydantic.json_schema import models_json_schema
 
-from sightline import __version__, wire
+from sightline import __version__, wire, wire_tasks
 from sightline.server.form import FILE_FIELDS
 from sightline.server.operations import FORM_FIELDS, OPERATIONS, Answer, Events, Operation, Shape
+from sightline.tasks.catalogue import TASKS, Task
 
 Json = dict[str, Any]
 
@@ -131,13 +132,6 @@ def _stream(events: Events, references: Mapping[Any, Json]) -> Json:
 # ---- the bodies
 
 
-class _Plain(GenerateJsonSchema):
-    """Without titles, which only repeat the names."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
-
-
 def _schemas() -> tuple[Mapping[Any, Json], Json]:
     """Where each body's schema is found, by type and mode, and all schemas by name."""
     bodies: dict[tuple[Any, Any], None] = {}
@@ -145,13 +139,16 @@ def _schemas() -> tuple[Mapping[Any, Json], Json]:
         bodies |= dict.fromkeys((kind, "validation") for shape in operation.takes.values() for kind in _types(shape))
         answered = [shape for answer in operation.answers.values() for shape in answer.body.values()]
         bodies |= dict.fromkeys((kind, "serialization") for shape in answered for kind in _types(shape))
+    bodies |= dict.fromkeys((task.data, "serialization") for task in TASKS.values() if task.data)
     references, found = models_json_schema(
-        list(bodies), ref_template="#/components/schemas/{model}", schema_generator=_Plain
+        list(bodies), ref_template="#/components/schemas/{model}", schema_generator=wire_tasks.Untitled
     )
     schemas: Json = found["$defs"]
     for schema in schemas.values():
         schema.pop("title", None)
     _close(schemas["ChatRequest"])
+    schemas["TaskRequest"]["properties"]["task"]["enum"] = list(TASKS)
+    _tell_results(schemas, references)
     schemas["ChatForm"] = _form(schemas["ChatRequest"])
     return references, dict(sorted(schemas.items()))
 
@@ -172,6 +169,42 @@ def _close(schema: Json) -> None:
     for name in sorted(wire.HARMLESS):
         schema["properties"][name] = {"description": "Taken, and of no effect."}
     schema["additionalProperties"] = False
+
+
+def result_name(task: Task) -> str:
+    """What the schema of a task's result is called: `ChartParseResult`."""
+    return task.name.title().replace("_", "") + "Result"
+
+
+def _tell_results(schemas: dict[str, Json], references: Mapping[Any, Json]) -> None:
+    """Gives each task's result a schema of its own; a TaskResult is any of them."""
+    whole = schemas["TaskResult"]
+    for task in TASKS.values():
+        fields = dict(whole["properties"])
+        if task.callers_schema:
+            fields["data"] = {"description": "It satisfies the schema of the request's options; null when cut."}
+        elif task.data:
+            data = references[task.data, "serialization"]
+            fields["data"] = {"anyOf": [data, {"type": "null"}]} if task.structured else data
+        else:
+            del fields["data"], fields["field_confidence"]
+        schemas[result_name(task)] = whole | {
+            "description": _about(task),
+            "properties": fields,
+            "required": list(fields),
+            "additionalProperties": False,
+        }
+    named = [{"$ref": f"#/components/schemas/{result_name(task)}"} for task in TASKS.values()]
+    schemas["TaskResult"] = {"description": whole["description"], "anyOf": named}
+
+
+def _about(task: Task) -> str:
+    """What the catalogue says of a task beside its words."""
+    temperature = "0" if task.greedy else "the model's own"
+    return (
+        f"What task {task.name} answers. Unless the options say otherwise, with temperature {temperature} and at most "
+        f"{task.max_tokens} tokens{' a page' if task.paged else ''}; in the {task.lane} queue."
+    )
 
 
 def _form(chat: Json) -> Json:

@@ -61,6 +61,8 @@ class Edge:
                 raise  # the response has begun; the server below closes the connection
             await refusal(error, scope)(scope, receive, tagged)
         finally:
+            if "place" in state:
+                state["place"].leave()
             seconds = time.perf_counter() - started
             self.metrics.request_ended(_route(scope), status, state.get("task", ""), seconds)
             if "refused" in state:

@@ -44,7 +44,7 @@ class FilesApi:
     async def create(self, request: Request) -> Response:
         """POST /v1/files: a form with `file`, `purpose` and, if wanted, `expires_after`."""
         bodies.content_kind(request, bodies.FORM)
-        chunks = bodies.chunks(request, self._limit + FORM_BYTES, "split the file")
+        chunks = bodies.chunks(request, self._limit + FORM_BYTES, "split the file", held=False)
         content = await self._storage.call(lambda store: store.files.begin())
         try:
             keep = partial(_in_storage, self._storage, content.write)

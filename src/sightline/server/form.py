@@ -7,25 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from sightline import wire
-from sightline.errors import ContentTooLarge, InvalidRequest
+from sightline import wire, wire_parts
+from sightline.errors import ContentTooLarge, InvalidDocument, InvalidRequest, InvalidVideo, UnknownImageFormat
+from sightline.server.inline import BEGINNINGS
 from sightline.strict_json import read_json, shown
+from sightline.types import Medium
 
 MAX_PARTS = 1000
 MAX_TEXT_BYTES = 1 << 20  # of a part that is no picture; longer than any context
 # The parser goes byte by byte through what looks like a boundary: at worst 4 ms for a slice, 0.1 ms for pictures.
 SLICE_BYTES = 16 << 10
 PIECE_BYTES = 1 << 20  # of an upload, written at once
-FILE_FIELDS = ("image", "file")
+FILE_FIELDS: Mapping[str, tuple[Medium, type[InvalidRequest]]] = {  # with the error for what is no such file
+    "image": ("image", UnknownImageFormat),
+    "file": ("document", InvalidDocument),
+    "video": ("video", InvalidVideo),
+}
+PAGE_FIELDS = tuple(wire_parts.PageChoice.model_fields)
+CLIP_FIELDS = tuple(name for name in wire_parts.VideoWishes.model_fields if name not in wire_parts.Pixels.model_fields)
 # Python's requests gives texts in `files` a filename too.
-KNOWN_FIELDS = ("prompt", *wire.PageChoice.model_fields, *wire.ChatRequest.model_fields)
+KNOWN_FIELDS = ("prompt", *PAGE_FIELDS, *CLIP_FIELDS, *wire.ChatRequest.model_fields)
+NAME = re.compile(r"[^\x00-\x1f]{1,255}")  # no file of ours is so short and all text
 # These are what they say; all other fields are JSON: 0.7, true, {"type": …}.
 TEXT_FIELDS = ("model", "stop", "pages", "password")
 
@@ -70,18 +80,18 @@ async def read_upload(
 def chat_body(parts: Sequence[Part]) -> tuple[dict[str, object], tuple[bytes, ...]]:
     """The body that `wire.parse_chat` takes, and the encoded pictures. Empty fields count as not sent.
 
-    Documents stand in the body; `pages`, `dpi` and `password` of the form are theirs. Raises InvalidRequest for a form
-    without a prompt or a picture, and for what has no place in it.
+    Documents and clips stand in the body, each with the fields of the form that are for its kind. Raises InvalidRequest
+    for a form without a prompt or a file, and for what has no place in it.
     """
     fields: dict[str, str] = {}
     files: dict[str, list[bytes]] = {name: [] for name in FILE_FIELDS}
     for part in parts:
         if part.name in FILE_FIELDS:
-            files[part.name] += [bytes(part.data)] if part.data or part.filename else []
+            files[part.name] += [_file(part)] if part.data or part.filename else []
             continue
         if part.filename is not None and part.name not in KNOWN_FIELDS:
             raise InvalidRequest(
-                f"the form has a file in the field {shown(part.name)}; files belong into 'image' or 'file'",
+                f"the form has a file in the field {shown(part.name)}; files belong into 'image', 'file' or 'video'",
                 param=part.name,
             )
         if part.name in fields:
@@ -97,18 +107,53 @@ def chat_body(parts: Sequence[Part]) -> tuple[dict[str, object], tuple[bytes, ..
         raise InvalidRequest("prompt is empty; send the question in the form field 'prompt'", param="prompt")
     if not any(files.values()):
         raise InvalidRequest(
-            "the form has no picture; send a file in the field 'image' or a PDF in 'file', or ask as application/json "
-            "without one",
+            "the form has no picture; send a file in the field 'image', a PDF in 'file' or a clip in 'video', or ask "
+            "as application/json without one",
             param="image",
         )
     body: dict[str, object] = {name: _value(name, text) for name, text in fields.items() if text}
-    chosen = {name: body.pop(name) for name in wire.PageChoice.model_fields if name in body}
-    documents = [
-        {"type": "file", "file": {"file_data": base64.b64encode(document).decode()}, **chosen}
-        for document in files["file"]
+    pages, clip = _taken(body, PAGE_FIELDS, "file", files), _taken(body, CLIP_FIELDS, "video", files)
+    wire.check_fields(wire_parts.PageChoice, pages)  # here they are the form's own fields, in the body a part's
+    wire.check_fields(wire_parts.VideoWishes, clip)
+    content = [
+        *({"type": "file", "file": {"file_data": _text_of(data)}, **pages} for data in files["file"]),
+        *({"type": "video_url", "video_url": {"url": _text_of(data)}, **clip} for data in files["video"]),
+        {"type": "text", "text": prompt},
     ]
-    content = [*documents, {"type": "text", "text": prompt}]
     return body | {"messages": [{"role": "user", "content": content}]}, tuple(files["image"])
+
+
+def _file(part: Part) -> bytes:
+    """The bytes of a file. Raises for its name in their place, which is what curl sends without an @."""
+    try:
+        name = NAME.fullmatch(part.data.decode()) if part.filename is None else None
+    except UnicodeDecodeError:
+        name = None
+    if name:
+        medium, error = FILE_FIELDS[part.name]
+        raise error(
+            f"{BEGINNINGS[medium]}: the form field {part.name!r} is the text {shown(name[0])}, not a file; with curl, "
+            f"send a file as {part.name}=@{name[0][:80]}",
+            param=part.name,
+        )
+    return bytes(part.data)
+
+
+def _taken(
+    body: dict[str, object], names: Sequence[str], of: str, files: Mapping[str, Sequence[bytes]]
+) -> dict[str, object]:
+    """The fields of these names, out of the body; they are for the files in the field `of`."""
+    taken = {name: body.pop(name) for name in names if name in body}
+    for name in taken:
+        if not files[of]:
+            raise InvalidRequest(
+                f"{name!r} is for files in the field {of!r}, and the form has none; leave it out", param=name
+            )
+    return taken
+
+
+def _text_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _text(part: Part) -> str:
@@ -148,8 +193,9 @@ class _Reader:
         }
         try:
             self._parser = MultipartParser(boundary, callbacks)
-        except FormParserError as error:
-            raise _unreadable(str(error)) from None
+        except FormParserError:
+            length = len(boundary)
+            raise _unreadable(f"its boundary has {length} bytes, too many; let the client library set it") from None
         self._parts: list[Part] = []
         self._header = (b"", b"")
         self._disposition = ""
@@ -159,7 +205,9 @@ class _Reader:
         try:
             self._parser.write(data)
         except FormParserError as error:
-            raise _unreadable(str(error)) from None
+            headers = "header count" in str(error) or "header size" in str(error)
+            garbled = "it is not divided as its boundary says; let an HTTP library write it"
+            raise _unreadable("a part has too many or too long headers" if headers else garbled) from None
 
     def end(self) -> tuple[Part, ...]:
         if not self._ended:

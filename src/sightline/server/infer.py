@@ -59,10 +59,12 @@ IMAGE_WAY_OUT = "convert to JPG or PNG (supported are JPEG, PNG, WebP, BMP, GIF 
 NAMED_FIELDS = ("images[", "videos[", "documents[", "options.")  # of ours; below this nobody knows a message's place
 
 
-def question(request: TaskRequest, defaults: Sampling, read: Read) -> tuple[Task, Conversation, Sampling]:
+def question(
+    request: TaskRequest, defaults: Sampling, read: Read, *, instructed: bool
+) -> tuple[Task, Conversation, Sampling]:
     """The task, what the model is asked and how its answer is drawn; its media as the bytes that `read` gives.
 
-    Raises InvalidRequest and its kin, naming the field.
+    `instructed`: with the task's instructions. Raises InvalidRequest and its kin, naming the field.
     """
     task = find(request.task)
     if request.documents:
@@ -70,7 +72,8 @@ def question(request: TaskRequest, defaults: Sampling, read: Read) -> tuple[Task
     options = request.wishes
     _refuse_options(options, PAGE_OPTIONS, "documents", "doc_analyze")
     media = _clips(task, request, options, read) if task.max_videos else _images(task, request, options, read)
-    return task, asking.conversation(task, media, request.text or ""), _sampling(task, options, defaults)
+    asked = asking.conversation(task, media, request.text or "", instructed=instructed, schema=_schema(options))
+    return task, asked, _sampling(task, options, defaults)
 
 
 def _images(task: Task, request: TaskRequest, options: Options, read: Read) -> Sequence[Image]:
@@ -103,15 +106,19 @@ def _refuse_options(options: Options, names: Sequence[str], medium: str, task: s
 
 
 def _sampling(task: Task, options: Options, defaults: Sampling) -> Sampling:
-    schema = options.answer_schema
     return asking.sampling(
         task,
         defaults,
         max_tokens=options.max_tokens,
         temperature=options.temperature,
         top_p=options.top_p,
-        schema=None if schema is None else json.dumps(schema, ensure_ascii=False),
+        schema=_schema(options),
     )
+
+
+def _schema(options: Options) -> str | None:
+    """The caller's schema as text."""
+    return None if options.answer_schema is None else json.dumps(options.answer_schema, ensure_ascii=False)
 
 
 def analysis(request: TaskRequest, defaults: Sampling, read: Read) -> tuple[Task, Document, str, Sampling]:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sightline.backends import Answer, Backend
+from sightline.backends import Answer, Backend, Place
 from sightline.types import Conversation, Delta, Lane, PictureInfo, Progress, Sampling, Usage, VideoInfo
 
 RECENT = 32  # answers; older ones may be from another load
@@ -103,12 +103,15 @@ class Ledger:
         request_id: str,
         task: str = "chat",
         lane: Lane = "interactive",
+        place: Place | None = None,
     ) -> Answer:
         """The backend's `generate`, kept in the books until the answer ends or is closed."""
         entry = Entry(request_id, task, _now())
         self._open[entry] = None
         try:
-            entry.answer = await self._backend.generate(conversation, sampling, request_id=request_id, lane=lane)
+            entry.answer = await self._backend.generate(
+                conversation, sampling, request_id=request_id, lane=lane, place=place
+            )
         except BaseException:
             del self._open[entry]
             raise

@@ -244,7 +244,8 @@ def _check_choice(request: wire.ChatRequest) -> None:
 
 
 def _parameters(function: Mapping[str, object]) -> str:
-    return json.dumps(function.get("parameters") or {"type": "object"}, ensure_ascii=False)
+    """The schema of a function's arguments; one that declares none takes none."""
+    return json.dumps(function.get("parameters") or {"type": "object", "properties": {}}, ensure_ascii=False)
 
 
 def _calls(request: wire.ChatRequest) -> Calls | None:
@@ -385,7 +386,12 @@ def _sizes(picture: PictureInfo) -> dict[str, object]:
 
 def _page(page: PageInfo) -> dict[str, object]:
     """What a page of a document says besides its sizes; nothing of cleaning where none was done."""
-    done = {"turned_degrees": page.turned, "denoised": page.denoised, "binarised": page.binarised}
+    done = {
+        "turned_degrees": page.turned,
+        "denoised": page.denoised,
+        "binarised": page.binarised,
+        "missing_letters": page.missing,
+    }
     return {"page": page.number, **{name: value for name, value in done.items() if value}}
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from sightline import wire, wire_batch, wire_moderation, wire_status, wire_tasks
 from sightline.server.bodies import FORM, JSON
-from sightline.tasks.catalogue import TASKS
 
 EVENTS = "text/event-stream"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -63,6 +62,20 @@ PICTURE = (
     "QAmEJwtxDpCtC4gcsNFoVtpguTa3jMCzP0RTSgJ9KSvBwEAw0hFMBMFMQ0tCk0IDs/jOx4FTbToYa/ODAYbT6j/IkE+rDdba7LDUpkDSYuYhSBSC"
     "hZ1gZSPIZII3L1qY79XPF+QDrEEctGfYTQAAAABJRU5ErkJggg=="
 )
+# Three blue bars: Sales on Mon, Tue and Wed, 256 x 208 pixels.
+CHART_PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAQAAAADQAgMAAACVVVduAAAACVBMVEX///8xYMcODg6wevEkAAADRElEQVR42u2aPW/TQBjH/2c5VmGxhTKkWejQ"
+    "Ic0XqEQrdJU6dYEFWokOHlEn2BhQZSGxVcIsLaOHDOmx9BvUQ1LxCSqEOtClLVIGm6FUSRQzFPDZ9UtyhyjQeybLL7977nnufM/9dYCyv9o2WgDg"
+    "lbyl5z7R6FjNaPnokydyAOwNJAEA6h4ARrVdIQAF3FuAAbtGHAHAcA44eQ7o2x/MVeE0GvBqaDTEYrBzgHqL4g5zvooBIo+6l1e9XbGhaCy5BvUa"
+    "AAxHKI06CXQgBDCwBAAVWPuWBYS0NktEYkDYm6i+BQw3XKMdCAAG/jc4n4G+f3YUOernpEyZMmW/wQzGYLSE64NLmzWkfJhG+zaV8cDExYUUYEgC"
+    "SMXgpUyR9bNSsCQAJJDsAgmK2o8BU8UQCQ90X7TYjgGWVAxMYGrKL89UbgwaQJNJjoOjPiQ8kCv3/wlA8Th4FF++/39joAAKcE0AjbX5ikHMA65i"
+    "EAAcrmHTpnIecBWDEIBf6gQATVc2jVW+YtAn/jzanuO7IADwP/EVg0gXAj6M1zIXLLkuVPCArxgmBxC2gFeeBGCAHl8xCKTxMdBfvzn1wRgVg1oX"
+    "FEABMgEbbrFaUDYbNTqaVC1ITeftL9i0qS/chZF/XKwWlAcxKt5qlwPuSmah+aJYLSj3QJfswuHrydq/6sFxsVrwJ+aCXBcqsMdTC/IAhN3n1/7J"
+    "AQOcjacW5E2m1Np/A/WDMdQCtS4ogAIogAIogAIogAIogALcwP2CxhKbBHZl25B5Z7QGZamMeGimbjUZcxI3GniKyyObXkYax5J4ScHWVwc9TCka"
+    "9nkaQHcWP+YNpACLZe2HCJMvacmnAeotvG3zN13N4Y7ahugB2m6suCUARAvw0MB0enzzR23JEKgRp2pkAYbwce8ZHa0nIw9zdYaL4VJgrs6Y65mA"
+    "ZZ/0zujFMOXBfBS/Qv2lYD7CwiALEC1na0ArjANEwArDYpQJMH8ko2j67hdJIGb2R+c2/0GVzdjxWfAkwM+QkSygk3DS8meBDsn8I71DVK35KR9r"
+    "6OKXC5GFDrqwu5W8X9qBmwIcbCFkNHYBQMho2MoD7KVlpL0eThPH3/dxCq/XV38vZcqUpew7rPXjt/j4RN0AAAAASUVORK5CYII="
+)
 # A page of 64 x 64 points with a red square on it.
 DOCUMENT = (
     "JVBERi0xLjQKMSAwIG9iajw8L1R5cGUvQ2F0YWxvZy9QYWdlcyAyIDAgUj4+IGVuZG9iagoyIDAgb2JqPDwvVHlwZS9QYWdlcy9LaWRzWzMgMCBS"
@@ -109,6 +122,7 @@ def _refusals(shape: Shape, *statuses: int) -> dict[int, Answer]:
 REFUSALS: Mapping[int, str] = {
     400: "The request cannot be used as it is: the message names the field, the value seen, the limit, the way out.",
     404: "There is no such thing here, or not any more.",
+    408: "The body stopped, or came too slowly. The connection is closed.",
     409: "It is in use, or has ended.",
     413: "A picture, a file or the body is too large.",
     415: "The body is of a content type that is not read here, or compressed.",
@@ -117,7 +131,7 @@ REFUSALS: Mapping[int, str] = {
     504: "A video was not decoded in time, maybe because the machine is busy.",
 }
 BUSY = 503, 504  # they say when to come back
-ASKING = 400, 404, 413, 415, 500, *BUSY
+ASKING = 400, 404, 408, 413, 415, 500, *BUSY
 HEALTHY = {
     **_ok("A question would be answered.", _one_of("status", "healthy")),
     503: Answer("It would not.", {JSON: _one_of("status", "loading", "draining", "unhealthy")}),
@@ -139,6 +153,16 @@ FORM_FIELDS = {
     "pages": {"type": "string", "maxLength": 1000, "description": "Numbers and ranges, such as 1-3,7."},
     "dpi": {"type": "integer", "minimum": 18, "maximum": 1200},
     "password": {"type": "string", "maxLength": 127},
+    "video": {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "minItems": 1,
+        "description": "Clips: MP4, MOV, WebM, MKV, GIF; the fields `fps`, `num_frames`, `start`, `end` are for them.",
+    },
+    "fps": {"type": "number", "exclusiveMinimum": 0},
+    "num_frames": {"type": "integer", "minimum": 1},
+    "start": {"type": "number", "minimum": 0},
+    "end": {"type": "number", "exclusiveMinimum": 0},
     "prompt": {"type": "string", "minLength": 1, "description": "The question."},
 }
 CHAT_FORM = {"$ref": "#/components/schemas/ChatForm"}
@@ -191,14 +215,14 @@ _CHAT = Operation(
         FORM: {"Two fields": {"image": [PICTURE], "prompt": "What is in the picture?"}},
     },
 )
-_TASK_REFUSALS = _refusals(wire_tasks.TaskReply, 400, 413, 415, 500, *BUSY)
+_TASK_REFUSALS = _refusals(wire_tasks.TaskReply, 400, 408, 413, 415, 500, *BUSY)
 _TASK_EXAMPLES = {
     JSON: {
         "A question": _task("vqa", text="Is there a red circle?"),
         "A caption": _task("captioning", options={"max_tokens": 40}),
         "The text in the picture": _task("ocr", options={"max_tokens": 40}),
         "Into your schema": _task("extract", options={"schema": SHAPE_SCHEMA}),
-        "A chart": _task("chart_parse", options={"max_tokens": 40}),
+        "A chart": {"task": "chart_parse", "images": [f"data:image/png;base64,{CHART_PICTURE}"]},
         "Where something is": _task("ground", text="the red circle"),
         "A clip, as its frames": {"task": "video_qa", "videos": [[DATA_URL] * 4], "options": {"max_tokens": 40}},
         "A document, page by page": {
@@ -220,8 +244,9 @@ _INFER = Operation(
     tag="tasks",
     summary="Ask one question by the name of its task",
     description=(
-        f"Tasks are {', '.join(TASKS)}. The answer comes with a confidence from the probabilities of its tokens; "
-        "structured tasks add `data` and a confidence for every value. With `options.stream` it comes as events."
+        "The answer comes with a confidence from the probabilities of its tokens; structured tasks add `data` and a "
+        "confidence for every value. Each task's result has a schema of its own, such as ChartParseResult. With "
+        "`options.stream` it comes as events."
     ),
     takes={JSON: wire_tasks.TaskRequest},
     answers={
@@ -289,7 +314,7 @@ _BATCHES: Mapping[str, Operation] = {
                 "required": ["file", "purpose"],
             }
         },
-        answers=_ok("The file, kept.", wire_batch.File) | _refusals(wire.ErrorEnvelope, 400, 413, 415, 500, 503),
+        answers=_ok("The file, kept.", wire_batch.File) | _refusals(wire.ErrorEnvelope, 400, 408, 413, 415, 500, 503),
         examples={
             FORM: {
                 "One question": {
@@ -338,7 +363,7 @@ _BATCHES: Mapping[str, Operation] = {
         description="When nobody is waiting for an answer; what was accepted is finished also after a restart.",
         takes={JSON: wire_batch.BatchRequest},
         answers=_ok("The batch, waiting.", wire_batch.Batch)
-        | _refusals(wire.ErrorEnvelope, 400, 404, 413, 415, 500, 503),
+        | _refusals(wire.ErrorEnvelope, 400, 404, 408, 413, 415, 500, 503),
         examples={
             JSON: {
                 "All questions of a file": {
@@ -378,7 +403,7 @@ _BATCHES: Mapping[str, Operation] = {
         takes={JSON: wire_moderation.ModerationRequest},
         answers=_refusals(wire.ErrorEnvelope, 404)
         | _ok("What was found.", wire_moderation.Moderation)
-        | _refusals(wire.ErrorEnvelope, 400, 413, 415, 500, 503),
+        | _refusals(wire.ErrorEnvelope, 400, 408, 413, 415, 500, 503),
         examples={JSON: {"A text": {"input": "I will water the plants."}}},
     ),
 }

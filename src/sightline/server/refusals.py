@@ -56,7 +56,7 @@ def refusal(error: Exception, scope: Scope, headers: Mapping[str, str] | None = 
     if said.retry_after_s is not None:
         headers["retry-after"] = str(said.retry_after_s)
     body = error_body(said, scope["path"], request_id)
-    kind = Parting if said.status == 413 and scope["state"].get("body_unread") else Response
+    kind = Parting if said.status in (408, 413, 503) and scope["state"].get("body_unread") else Response
     return kind(body.model_dump_json(), said.status, headers, media_type="application/json")
 
 

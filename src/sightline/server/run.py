@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import resource
 import signal
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
+from typing import cast
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from sightline.backends import Backend
 from sightline.errors import DataFolderRefused, SightlineError
 from sightline.server.app import Service, create_app
+from sightline.server.connection import Connection
 from sightline.settings import Settings
 
 CANNOT_START = 3  # exit code; also the command's own for a taken port
 PROGRESS_S = 1.0  # how often a change in loading progress is logged
+MOST_FILES = 1 << 16  # connections for the most part; each has a descriptor
 CLOSING_S = 5  # for the last bytes of finished answers to reach their readers
 
 log = structlog.get_logger()
@@ -28,7 +34,11 @@ log = structlog.get_logger()
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 picks a free one. Raises OSError when the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=2048)
+    sock = socket.create_server((host, port), family=family, backlog=2048)
+    # Connections inherit it. asyncio would set it, but not for sockets made this way, which do not name their protocol.
+    # Without it, a small answer on a connection kept alive, and each word of a stream, waits 40 ms for an ACK.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 async def serve(backend: Backend, settings: Settings, sock: socket.socket) -> int:
@@ -42,17 +52,8 @@ async def serve(backend: Backend, settings: Settings, sock: socket.socket) -> in
     except DataFolderRefused as error:
         log.error(error.message)
         return CANNOT_START
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=CLOSING_S,
-    )
-    server = _Server(config, _address(settings.host, sock))
+    _allow_files(MOST_FILES)
+    server = _Server(http_config(app), _address(settings.host, sock))
     ending = _Ending(server, app.state.service)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -65,6 +66,30 @@ async def serve(backend: Backend, settings: Settings, sock: socket.socket) -> in
     finally:
         loading.cancel()
     return ending.code
+
+
+def http_config(app: FastAPI) -> uvicorn.Config:
+    """How the app of `create_app` is served."""
+    return uvicorn.Config(
+        app,
+        # A class of ours, with what uvicorn does not hand on to it; its type asks for a class.
+        http=cast(type[Connection], partial(Connection, metrics=app.state.service.metrics)),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=CLOSING_S,
+    )
+
+
+def _allow_files(most: int) -> None:
+    """Let this process have so many connections and files open, if it may. The usual 1,024 are soon held idle."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):  # a system may have a lower limit than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class _Server(uvicorn.Server):

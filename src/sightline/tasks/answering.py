@@ -13,6 +13,7 @@ from sightline.tasks import confidence
 from sightline.tasks.catalogue import Task
 from sightline.tasks.repetition import goes_in_circles
 from sightline.types import TokenLogprob, Usage, VideoInfo
+from sightline.wire_tasks import fits
 
 Stopped = Literal["end", "length", "repetition"]
 
@@ -102,14 +103,17 @@ class Reading:
         )
 
     def _data(self) -> Any:
-        """The answer of a structured task as values. What was not cut off satisfies the schema: the grammar saw to it.
+        """The answer of a structured task as values, checked against the task's own kind.
 
-        A few schemas allow what our own JSON reader refuses, such as a hundred levels; then there is no data either.
+        What was not cut off satisfies its schema, because the grammar saw to it; a backend may be without grammars. A
+        few schemas allow what our own JSON reader refuses, such as a hundred levels. Then there is no data.
         """
         if not self.task.structured or self._stopped != "end":
             return None
         try:
             data = read_json(self._text.encode())
         except InvalidRequest:
+            return None
+        if self.task.writes and not fits(self.task.writes, data):
             return None
         return self.task.refine(data, self.answer.pictures) if self.task.refine else data

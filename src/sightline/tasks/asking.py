@@ -10,10 +10,12 @@ from sightline.tasks.catalogue import Task
 from sightline.types import Conversation, Grammar, Image, Message, Sampling, Text, Video
 
 
-def conversation(task: Task, media: Sequence[Image | Video], text: str) -> Conversation:
-    """The messages of one call: the pictures or clips, then the question.
+def conversation(
+    task: Task, media: Sequence[Image | Video], text: str, *, instructed: bool, schema: str | None = None
+) -> Conversation:
+    """The messages of one call: the task's instructions if `instructed`, the pictures or clips, then the question.
 
-    Raises InvalidRequest naming `images`, `videos` or `text`.
+    `schema` is the caller's, as text. Raises InvalidRequest naming `images`, `videos` or `text`.
     """
     field, one, most = (
         ("videos", "video", task.max_videos) if task.max_videos else ("images", "picture", task.max_images)
@@ -31,13 +33,13 @@ def conversation(task: Task, media: Sequence[Image | Video], text: str) -> Conve
     if question is None:
         raise InvalidRequest(f"prompt is empty; task '{task.name}' needs 'text'", param="text")
     user = Message("user", (*media, Text(question)))
-    return Conversation((instructions(task), user) if task.role else (user,))
+    return Conversation((instructions(task, schema), user) if instructed else (user,))
 
 
-def instructions(task: Task) -> Message:
-    """The system message of a task that has a role."""
+def instructions(task: Task, schema: str | None = None) -> Message:
+    """The system message: role, steps, output form."""
     steps = [f"{number}. {step}" for number, step in enumerate(task.steps, 1)]
-    return Message("system", (Text("\n".join([task.role, *steps])),))
+    return Message("system", (Text("\n".join([task.role, *steps, task.form.replace("{schema}", schema or "")])),))
 
 
 def sampling(

@@ -46,6 +46,7 @@ class DocumentReading:
     question: str
     sampling: Sampling
     ask: Ask
+    instructed: bool  # each page is asked about with the task's instructions
     _answers: list[PageAnswer] = field(default_factory=list)
     _results: list[Result] = field(default_factory=list)  # of every question, for what it all took
     _refusal: SightlineError | None = None
@@ -90,7 +91,8 @@ class DocumentReading:
         )
 
     async def _read(self, page: Page) -> PageAnswer:
-        asked = Conversation((Message("user", (page, Text(self.question))),), may_drop_turns=False)
+        user = Message("user", (page, Text(self.question)))
+        asked = Conversation((instructions(self.task), user) if self.instructed else (user,), may_drop_turns=False)
         try:
             result = await self._answered(self.task, asked, self.sampling)
             assert result

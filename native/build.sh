@@ -1,0 +1,33 @@
+#!/bin/sh
+# Builds our own kernels: native/build.sh PYTHON LIBRARY, against the OpenVINO that PYTHON has.
+# Where that cannot be done it says why in one line and succeeds: OpenVINO's own kernels do the work then.
+set -eu
+python=$1 library=$2
+here=$(dirname "$0")
+
+without() {
+	rm -f "$library"
+	echo "Our own kernels are not built: $1. OpenVINO's will be used, which are slower where a processor has AMX." >&2
+	exit 0
+}
+
+[ "$(uname -sm)" = "Linux x86_64" ] || without "they are for Linux on x86-64, this is $(uname -sm)"
+
+compiler=
+for each in ${CXX:-c++ g++}; do
+	version=$("$each" -dumpversion 2>/dev/null) || continue
+	[ "${version%%.*}" -ge 11 ] 2>/dev/null && compiler=$each && break
+done
+[ "$compiler" ] || without "no C++ compiler (${CXX:-g++} 11 or newer) was found; on Debian: apt install g++, then make kernels"
+
+openvino=$("$python" -c 'from importlib.util import find_spec; print(find_spec("openvino").submodule_search_locations[0])')
+for each in "$openvino"/libs/libopenvino.so.*; do runtime=${each##*/}; done
+
+echo "Building our own kernels"
+# The instructions are those that model/own.py looks for; the library is loaded nowhere else.
+"$compiler" -w -O3 -std=c++17 -fPIC -shared -fvisibility=hidden \
+	-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vnni -mamx-tile -mamx-bf16 -mamx-int8 -mf16c -mfma -mtune=sapphirerapids \
+	-isystem "$openvino/include" "$here"/*.cpp -o "$library.new" \
+	-L"$openvino/libs" -l:"$runtime" -l:libtbb.so.12 \
+	|| without "$compiler failed, as said above"
+mv "$library.new" "$library" # so that a process which has the old one open keeps it whole

@@ -1,0 +1,93 @@
+// The operation Experts: only experts that somebody chose are read, each once for all tokens that chose it.
+#include "ops.hpp"
+#include "product.hpp"
+
+namespace sightline {
+namespace {
+
+struct Expert {
+  Matrix both, down;  // both: rows of gate, then of up
+};
+
+// Rows of `from` that chose an expert, with the share of its answer in theirs.
+struct Choice {
+  size_t token;
+  float share;
+};
+
+void multiply(Product& p, std::vector<Matrix> matrices, const float* x, size_t count, float* y) {
+  p.matrices = std::move(matrices);
+  p.x = x, p.count = count, p.width = p.matrices[0].width;
+  p.lay_out({y});
+  compute(p);
+}
+
+// Adds the expert's answers to the rows of `out`, both [tokens, width].
+void answer(const Expert& expert, const std::vector<Choice>& chosen, const float* x, size_t parts, float* out) {
+  static thread_local Scratch own;
+  const size_t width = expert.both.width, inner = expert.down.width, count = chosen.size();
+  float* gathered = own.get<float>(count * (2 * width + inner));
+  float *between = gathered + count * width, *answers = between + count * inner;
+  for (size_t i = 0; i < count; i++)
+    std::memcpy(gathered + i * width, x + chosen[i].token * width, width * sizeof(float));
+  Product first{}, second{};
+  first.parts = second.parts = parts;
+  first.act = Act::silu_gate;
+  multiply(first, {expert.both}, gathered, count, between);
+  multiply(second, {expert.down}, between, count, answers);
+  for (size_t i = 0; i < count; i++) {
+    float* to = out + chosen[i].token * width;
+    const __m512 share = _mm512_set1_ps(chosen[i].share);
+    for (size_t k = 0; k < width; k += 16) {
+      const __m512 value = _mm512_loadu_ps(answers + i * width + k);
+      _mm512_storeu_ps(to + k, _mm512_fmadd_ps(value, share, _mm512_loadu_ps(to + k)));
+    }
+  }
+}
+
+}  // namespace
+
+void Experts::validate_and_infer_types() { set_output_type(0, ov::element::f32, get_input_partial_shape(0)); }
+
+std::shared_ptr<ov::Node> Experts::clone_with_new_inputs(const ov::OutputVector& inputs) const {
+  auto copy = std::make_shared<Experts>(*this);
+  copy->set_arguments(inputs);
+  copy->constructor_validate_and_infer_types();
+  return copy;
+}
+
+bool Experts::visit_attributes(ov::AttributeVisitor& visitor) {
+  visitor.on_attribute("parts", parts_);
+  visitor.on_attribute("inner", inner_);
+  visitor.on_attribute("row_bytes", row_bytes_);
+  visitor.on_attribute("data", data_);
+  visitor.on_attribute("groups", groups_);
+  visitor.on_attribute("scales", scales_);
+  return true;
+}
+
+bool Experts::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const {
+  const ov::Shape shape = inputs[0].get_shape();
+  const size_t tokens = shape[0], width = shape[1], choices = tokens ? inputs[1].get_size() / tokens : 0;
+  const size_t experts = data_.size() / 2, inner = inner_;
+  outputs[0].set_shape(shape);
+  auto* out = static_cast<float*>(outputs[0].data());
+  std::memset(out, 0, outputs[0].get_byte_size());
+  std::vector<std::vector<Choice>> chosen(experts);
+  const auto* ids = static_cast<const int32_t*>(inputs[1].data());
+  const auto* shares = static_cast<const float*>(inputs[2].data());
+  for (size_t i = 0; i < tokens * choices; i++)
+    if (size_t(ids[i]) < experts) chosen[ids[i]].push_back({i / choices, shares[i]});
+  const auto matrix = [&](size_t i, size_t rows, size_t columns) {
+    const auto* data = reinterpret_cast<const uint8_t*>(data_[i]);
+    const auto* scales = reinterpret_cast<const uint16_t*>(scales_[i]);
+    return Matrix{data, scales, rows, columns, size_t(row_bytes_[i % 2]), size_t(groups_[i % 2])};
+  };
+  const auto* x = static_cast<const float*>(inputs[0].data());
+  for (size_t e = 0; e < experts; e++)
+    if (!chosen[e].empty())
+      answer({matrix(2 * e, 2 * inner, width), matrix(2 * e + 1, width, inner)}, chosen[e], x, parts_, out);
+  return true;
+}
+
+}  // namespace sightline

@@ -1,0 +1,153 @@
+// Matrix products in tiles of int8 with int32 sums: exact for the numbers they are given, whatever the batch.
+#include <tbb/parallel_for.h>
+
+#include "product.hpp"
+
+namespace sightline {
+namespace {
+
+constexpr size_t kParts = 2;  // int8 numbers that stand for a value of x: 128 * high + low
+
+// x in tiles, strip by strip of 16 rows: [blocks of 64 values][2 parts], and what each row was divided by.
+struct Packed {
+  const int8_t* tiles;
+  const float* scales;
+  size_t strip;  // bytes
+};
+
+// 16 rows as right-hand tiles of groups of four values by 16 rows.
+void pack_strip(const float* const rows[kTile], size_t width, int8_t* out, float* scales) {
+  static thread_local Scratch own;
+  const size_t padded = (width + kLevels - 1) / kLevels * kLevels;
+  int8_t* parts[kParts] = {own.get<int8_t>(kParts * kTile * padded)};
+  parts[1] = parts[0] + kTile * padded;
+  std::memset(parts[0], 0, kParts * kTile * padded);
+  for (size_t r = 0; r < kTile; r++)
+    scales[r] = rows[r] ? split_levels(rows[r], width, padded, parts[0] + r * padded, parts[1] + r * padded) : 0.0f;
+  for (size_t at = 0; at < padded; at += kLevels)
+    for (const int8_t* part : parts) {
+      __m512i words[kTile];
+      for (size_t r = 0; r < kTile; r++) words[r] = _mm512_loadu_si512(part + r * padded + at);
+      transpose(words);
+      for (size_t r = 0; r < kTile; r++, out += kLevels) _mm512_storeu_si512(out, words[r]);
+    }
+}
+
+Packed pack(const Product& p, size_t strips) {
+  static thread_local Scratch tile_memory, scale_memory;
+  const size_t strip = (p.width + kLevels - 1) / kLevels * kParts * kTileWords * 4;
+  int8_t* tiles = tile_memory.get<int8_t>(strips * strip);
+  float* scales = scale_memory.get<float>(strips * kTile);
+  tbb::parallel_for(size_t(0), strips, [&](size_t s) {
+    const FlushTiny flush;
+    static thread_local Scratch own;
+    float* normal = p.norm == Norm::none ? nullptr : own.get<float>(kTile * p.width);
+    const float* rows[kTile];
+    for (size_t r = 0; r < kTile; r++) {
+      const size_t i = s * kTile + r;
+      rows[r] = i < p.count ? p.row(i, normal + r * p.width) : nullptr;
+    }
+    pack_strip(rows, p.width, tiles + s * strip, scales + s * kTile);
+  });
+  return {tiles, scales, strip};
+}
+
+// Levels of groups [begin, end) as rows of `stride` bytes, zeros behind the last level; a missing last group is zeros.
+void unpack(const Product& p, size_t begin, size_t end, int8_t* panel, size_t stride) {
+  for (size_t g = begin; g < end; g++)
+    for (size_t r = 0; r < kTile; r++, panel += stride) {
+      levels(*p.groups[g].matrix, p.groups[g].row + r, 0, p.width, panel);
+      std::memset(panel + p.width, 0, stride - p.width);
+    }
+  if ((end - begin) % 2) std::memset(panel, 0, kTile * stride);
+}
+
+// Sums of 2 x 16 weight rows with 16 rows of x over `blocks`: tiles 0 and 2 with the high parts, 1 and 3 with the low.
+// `lines` cache lines from `next` on, which the next panel is made of, are asked for with each block.
+void multiply(const int8_t* a, size_t stride, const int8_t* b, size_t blocks, const uint8_t* next, size_t lines) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (size_t k = 0; k < blocks; k++, a += kLevels, b += kParts * kTileWords * 4) {
+    _tile_loadd(4, a, stride);
+    _tile_loadd(5, a + kTile * stride, stride);
+    _tile_loadd(6, b, 64);
+    _tile_loadd(7, b + kTileWords * 4, 64);
+    for (size_t i = 0; i < lines; i++, next += 64) _mm_prefetch((const char*)next, _MM_HINT_T1);
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(1, 4, 7);
+    _tile_dpbssd(2, 5, 6);
+    _tile_dpbssd(3, 5, 7);
+  }
+}
+
+// Adds a group's sums over some blocks, times the scales of its rows there, to float32 sums.
+void add(const Group& g, size_t block, const int32_t* high, const int32_t* low, float* sums) {
+  const Matrix& w = *g.matrix;
+  const bool grouped = w.format() == Matrix::Format::int4;
+  const size_t scale_at = grouped ? block * kLevels / (w.width / w.groups) : 0;
+  for (size_t r = 0; r < kTile; r++) {
+    const __m512 upper = _mm512_cvtepi32_ps(_mm512_load_si512(high + r * 16));
+    const __m512 lower = _mm512_cvtepi32_ps(_mm512_load_si512(low + r * 16));
+    const __m512 sum = _mm512_fmadd_ps(upper, _mm512_set1_ps(128.0f), lower);
+    const float scale = grouped ? _cvtsh_ss(w.scales[(g.row + r) * w.groups + scale_at]) : 1.0f;
+    _mm512_store_ps(sums + r * 16, _mm512_fmadd_ps(sum, _mm512_set1_ps(scale), _mm512_load_ps(sums + r * 16)));
+  }
+}
+
+// Two groups of weight rows, unpacked in `a`, with strip `s` of x. `next`: what will be read from memory after them.
+void pair_by_tiles(const Product& p, size_t g, bool both, const int8_t* a, size_t stride, const Packed& x, size_t s,
+                   const uint8_t* next) {
+  alignas(64) float sums[2][kTileWords] = {};
+  alignas(64) int32_t tiles[4][kTileWords];
+  const size_t blocks = (p.width + kLevels - 1) / kLevels;
+  size_t span = blocks;  // blocks between two changes of a scale
+  for (const Group* group : {&p.groups[g], &p.groups[both ? g + 1 : g]}) {
+    const Matrix& w = *group->matrix;
+    if (w.format() == Matrix::Format::int4) span = std::min(span, w.width / w.groups / kLevels);
+  }
+  const size_t lines = next ? 2 * kTile * p.groups[g].matrix->row_bytes / (blocks * 64) : 0;
+  for (size_t k = 0; k < blocks; k += span) {
+    multiply(a + k * kLevels, stride, x.tiles + s * x.strip + k * kParts * kTileWords * 4, std::min(span, blocks - k),
+             next + k * lines * 64, lines);
+    _tile_stored(0, tiles[0], 64);
+    _tile_stored(1, tiles[1], 64);
+    _tile_stored(2, tiles[2], 64);
+    _tile_stored(3, tiles[3], 64);
+    add(p.groups[g], k, tiles[0], tiles[1], sums[0]);
+    if (both) add(p.groups[g + 1], k, tiles[2], tiles[3], sums[1]);
+  }
+  const __m512 scale = _mm512_loadu_ps(x.scales + s * kTile);
+  for (float* row = sums[0]; row < sums[0] + 2 * kTileWords; row += kTile)
+    _mm512_store_ps(row, _mm512_mul_ps(_mm512_load_ps(row), scale));
+  finish(p, &p.groups[g], both, s * kTile, sums[0], sums[1]);
+}
+
+}  // namespace
+
+void by_int8_tiles(const Product& p) {
+  const size_t strips = (p.count + kTile - 1) / kTile;
+  const Packed x = pack(p, strips);
+  const size_t stride = (p.width + kLevels - 1) / kLevels * kLevels + kLevels;  // 16 rows must not share a cache set
+  const size_t pairs = (p.groups.size() + 1) / 2;
+  const bool memory_bound = p.count <= kSmallBatch;
+  size_t step = memory_bound ? 1 : std::clamp<size_t>((1 << 20) / (2 * kTile * stride), 1, 16);
+  step = std::max<size_t>(1, std::min(step, pairs / 8));
+  tbb::parallel_for(size_t(0), (pairs + step - 1) / step, [&](size_t task) {
+    const Tiles tiles;
+    static thread_local Scratch own;
+    int8_t* panel = own.get<int8_t>(2 * step * kTile * stride);
+    const size_t begin = 2 * task * step, end = std::min(begin + 2 * step, p.groups.size());
+    unpack(p, begin, end, panel, stride);
+    const Group& last = p.groups[end - 1];
+    const bool more = memory_bound && last.row + kTile < last.matrix->rows;
+    for (size_t s = 0; s < strips; s++)
+      for (size_t g = begin; g < end; g += 2) {
+        const uint8_t* next = more && s == 0 ? last.matrix->row(last.row + kTile) : nullptr;
+        pair_by_tiles(p, g, g + 1 < end, panel + (g - begin) * kTile * stride, stride, x, s, next);
+      }
+  });
+}
+
+}  // namespace sightline

@@ -1,0 +1,73 @@
+// The operation Linear: its shapes, its attributes, its inputs.
+#include "ops.hpp"
+#include "product.hpp"
+
+namespace sightline {
+namespace {
+
+const float* floats(const ov::Tensor& tensor) {
+  return tensor.get_size() ? static_cast<const float*>(tensor.data()) : nullptr;
+}
+
+}  // namespace
+
+enum Input { kX, kGain, kShift, kResidual, kBias };
+
+void Linear::validate_and_infer_types() {
+  const size_t outputs = act_ == "silu_gate" ? 1 : rows_.size();
+  set_output_size(outputs);
+  for (size_t i = 0; i < outputs; i++) {
+    ov::PartialShape shape = get_input_partial_shape(kX);
+    shape[shape.size() - 1] = rows_[i];
+    set_output_type(i, ov::element::f32, shape);
+  }
+}
+
+std::shared_ptr<ov::Node> Linear::clone_with_new_inputs(const ov::OutputVector& inputs) const {
+  auto copy = std::make_shared<Linear>(*this);
+  copy->set_arguments(inputs);
+  copy->constructor_validate_and_infer_types();
+  return copy;
+}
+
+bool Linear::visit_attributes(ov::AttributeVisitor& visitor) {
+  visitor.on_attribute("parts", parts_);
+  visitor.on_attribute("norm", norm_);
+  visitor.on_attribute("act", act_);
+  visitor.on_attribute("eps", eps_);
+  visitor.on_attribute("rows", rows_);
+  visitor.on_attribute("row_bytes", row_bytes_);
+  visitor.on_attribute("data", data_);
+  visitor.on_attribute("groups", groups_);
+  visitor.on_attribute("scales", scales_);
+  return true;
+}
+
+bool Linear::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const {
+  ov::Shape shape = inputs[kX].get_shape();
+  Product p{};
+  p.width = shape.back();
+  p.x = floats(inputs[kX]), p.gain = floats(inputs[kGain]), p.shift = floats(inputs[kShift]);
+  p.residual = floats(inputs[kResidual]), p.bias = floats(inputs[kBias]);
+  p.norm = norm_ == "rms" ? Norm::rms : norm_ == "layer" ? Norm::layer : Norm::none;
+  p.act = act_ == "gelu_tanh" ? Act::gelu_tanh : act_ == "silu_gate" ? Act::silu_gate : Act::none;
+  p.eps = eps_;
+  p.parts = parts_;
+  for (size_t i = 0; i < rows_.size(); i++) {
+    const auto* data = reinterpret_cast<const uint8_t*>(data_[i]);
+    const auto* scales = reinterpret_cast<const uint16_t*>(scales_[i]);
+    p.matrices.push_back({data, scales, size_t(rows_[i]), p.width, size_t(row_bytes_[i]), size_t(groups_[i])});
+  }
+  std::vector<float*> results;
+  for (size_t i = 0; i < outputs.size(); i++) {
+    shape.back() = rows_[i];
+    outputs[i].set_shape(shape);
+    results.push_back(static_cast<float*>(outputs[i].data()));
+  }
+  p.lay_out(results);
+  p.count = inputs[kX].get_size() / p.width;
+  compute(p);
+  return true;
+}
+
+}  // namespace sightline

@@ -1,0 +1,75 @@
+// The operations this library adds to OpenVINO. Knows shapes and attributes; the arithmetic is in the .cpp files.
+#pragma once
+
+#include <openvino/op/op.hpp>
+#include <string>
+#include <vector>
+
+namespace sightline {
+
+// Matrices that read the same rows: y = act(norm(x) W^T + bias) + residual, in one pass over x and over each W.
+//
+// Inputs: x [.., K] f32; gain [K] and shift [K] of the norm, f32; residual [.., N] and bias [N] f32, where there is one
+// matrix. What is not wanted comes empty. Outputs: [.., N] f32 for each matrix; with act "silu_gate" there are two
+// matrices and one output, silu(first) * second. Every matrix has a multiple of 16 rows and of 16 columns.
+//
+// parts: how many bf16 numbers stand for one float32 of x: 3 keep all of its bits, 1 its first eight.
+// rows, row_bytes, data, groups, scales: of each matrix; data and scales are addresses that outlive the graph. As
+// constants the plugin would copy the weights into memory of its own, which then cannot be shared or dropped.
+class Linear : public ov::op::Op {
+ public:
+  OPENVINO_OP("Linear", "sightline");
+  Linear() = default;
+  void validate_and_infer_types() override;
+  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
+  bool visit_attributes(ov::AttributeVisitor& visitor) override;
+  bool has_evaluate() const override { return true; }
+  bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
+
+ private:
+  int64_t parts_ = 3;
+  std::string norm_, act_;  // "", "rms", "layer"; "", "gelu_tanh", "silu_gate"
+  float eps_ = 0;
+  std::vector<int64_t> rows_, row_bytes_, data_, groups_, scales_;
+};
+
+// Attention of every patch of a frame to all of them, after a rotation of queries and keys.
+//
+// Inputs: qkv [F, 1, n, 3 * heads * d] f32, cos and sin [1, 1, n, d] f32 for x * cos + rotate_half(x) * sin.
+// Output: [F, 1, n, heads * d] f32. parts: as above, for every number that is multiplied.
+class FrameAttention : public ov::op::Op {
+ public:
+  OPENVINO_OP("FrameAttention", "sightline");
+  FrameAttention() = default;
+  void validate_and_infer_types() override;
+  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
+  bool visit_attributes(ov::AttributeVisitor& visitor) override;
+  bool has_evaluate() const override { return true; }
+  bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
+
+ private:
+  int64_t parts_ = 3, heads_ = 1;
+};
+
+// A mixture of experts: each token's answers of the experts it chose, times their shares, added up.
+//
+// Inputs: x [T, K] f32, ids [T, k] i32, shares [T, k] f32. Output: [T, K] f32. An expert:
+// down(silu(gate(x)) * up(x)).
+// inner: rows of gate and of up. row_bytes, groups: of gate and up, which lie in one matrix, and of down. data, scales:
+// for each expert the addresses of these two.
+class Experts : public ov::op::Op {
+ public:
+  OPENVINO_OP("Experts", "sightline");
+  Experts() = default;
+  void validate_and_infer_types() override;
+  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
+  bool visit_attributes(ov::AttributeVisitor& visitor) override;
+  bool has_evaluate() const override { return true; }
+  bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
+
+ private:
+  int64_t parts_ = 3, inner_ = 0;
+  std::vector<int64_t> row_bytes_, data_, groups_, scales_;
+};
+
+}  // namespace sightline

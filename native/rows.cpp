@@ -1,0 +1,266 @@
+// Products of a few rows, where memory sets the pace: every weight is read once, in the order it lies.
+#include <tbb/blocked_range.h>
+#include <tbb/parallel_for.h>
+
+#include "product.hpp"
+
+namespace sightline {
+namespace {
+
+constexpr size_t kAhead = 1536;  // bytes a row is asked for before they are needed
+
+// Sums of products of 16 bf16 rows of a group with M vectors of float32; lane r of sums[m] belongs to row r.
+template <int M>
+void dots(const Group& g, const float* x, __m512 sums[M]) {
+  constexpr size_t kTogether = 4;
+  const Matrix& w = *g.matrix;
+  alignas(64) float out[M][kTile];
+  for (size_t from = 0; from < kTile; from += kTogether) {
+    __m512 sum[kTogether][M];
+    for (size_t r = 0; r < kTogether; r++)
+      for (size_t m = 0; m < M; m++) sum[r][m] = _mm512_setzero_ps();
+    for (size_t k = 0; k < w.width; k += 16)
+      for (size_t r = 0; r < kTogether; r++) {
+        const uint8_t* at = w.row(g.row + from + r) + 2 * k;
+        if (k % 32 == 0) _mm_prefetch((const char*)at + kAhead, _MM_HINT_T0);
+        const __m512 values = widen(_mm256_loadu_si256((const __m256i*)at));
+        for (size_t m = 0; m < M; m++)
+          sum[r][m] = _mm512_fmadd_ps(values, _mm512_loadu_ps(x + m * w.width + k), sum[r][m]);
+      }
+    for (size_t r = 0; r < kTogether; r++)
+      for (size_t m = 0; m < M; m++) out[m][from + r] = _mm512_reduce_add_ps(sum[r][m]);
+  }
+  for (size_t m = 0; m < M; m++) sums[m] = _mm512_load_ps(out[m]);
+}
+
+// What exceptions of row i add to its sum in place of what stands for them in the row.
+float amends(const Matrix& w, size_t i, const float* x) {
+  const auto value = [](uint32_t bf16) {
+    bf16 <<= 16;
+    float out;
+    std::memcpy(&out, &bf16, sizeof out);
+    return out;
+  };
+  const auto common = uint32_t(reinterpret_cast<const uint8_t*>(w.scales)[0]) << 8;
+  float sum = 0;
+  for (const Exception& e : Exceptions(w, i)) {
+    sum += x[e.column] * value(e.value);
+    sum -= x[e.column] * value(common | (e.value & 0xff));
+  }
+  return sum;
+}
+
+// The same for rows with 12 bits a value. `x` has of each 32 values the even ones first, as they come apart.
+template <int M>
+void dots_12(const Group& g, const float* x, const float* plain, __m512 sums[M]) {
+  constexpr size_t kTogether = M <= 2 ? 4 : 2;
+  const Matrix& w = *g.matrix;
+  const __m512i book = book_of(w), upper = _mm512_set1_epi32(int(0xffff0000));
+  alignas(64) float out[M][kTile];
+  for (size_t from = 0; from < kTile; from += kTogether) {
+    __m512 sum[kTogether][M];
+    for (size_t r = 0; r < kTogether; r++)
+      for (size_t m = 0; m < M; m++) sum[r][m] = _mm512_setzero_ps();
+    for (size_t k = 0; k < w.width; k += 128)
+      for (size_t r = 0; r < kTogether; r++) {
+        const uint8_t* at = w.row(g.row + from + r) + k / 128 * 192;
+        for (size_t line = 0; line < 192; line += 64) _mm_prefetch((const char*)at + kAhead + line, _MM_HINT_T0);
+        __m512i values[4];
+        decode(at, book, values);
+        for (size_t j = 0; j < 4; j++) {
+          const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(values[j], 16));
+          const __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(values[j], upper));
+          for (size_t m = 0; m < M; m++) {
+            const float* with = x + m * w.width + k + 32 * j;
+            sum[r][m] = _mm512_fmadd_ps(even, _mm512_loadu_ps(with), sum[r][m]);
+            sum[r][m] = _mm512_fmadd_ps(odd, _mm512_loadu_ps(with + 16), sum[r][m]);
+          }
+        }
+      }
+    for (size_t r = 0; r < kTogether; r++)
+      for (size_t m = 0; m < M; m++)
+        out[m][from + r] = _mm512_reduce_add_ps(sum[r][m]) + amends(w, g.row + from + r, plain + m * w.width);
+  }
+  for (size_t m = 0; m < M; m++) sums[m] = _mm512_load_ps(out[m]);
+}
+
+// Rows of x in float32.
+template <int M>
+struct Floats {
+  float *x, *apart;  // apart: of each 32 the even values, then the odd ones
+
+  explicit Floats(const Product& p) {
+    static thread_local Scratch own;
+    x = own.get<float>(2 * M * p.width);
+    apart = x + M * p.width;
+    for (size_t m = 0; m < M; m++) {
+      float* to = x + m * p.width;
+      const float* in = p.row(m, to);
+      for (size_t k = 0; k < p.width; k += 16) {
+        __m512 values = _mm512_loadu_ps(in + k);
+        if (p.parts == 1) values = widen((__m256i)_mm512_cvtneps_pbh(values));  // whatever the batch, one answer
+        _mm512_storeu_ps(to + k, values);
+      }
+    }
+    for (size_t k = 0; p.width % 32 == 0 && k < M * p.width; k++) apart[k / 32 * 32 + k % 2 * 16 + k % 32 / 2] = x[k];
+  }
+  void dot(const Group& g, __m512 sums[M]) const {
+    if (g.matrix->format() == Matrix::Format::bf16) dots<M>(g, x, sums);
+    else dots_12<M>(g, apart, x, sums);
+  }
+};
+
+// Rows of x as two int8 parts, as the tiles have them. The instruction takes weights without a sign, so they come with
+// 8 or 128 on top, and sums begin with what that is too much. int4 levels come apart in each 128 as even and odd ones.
+template <int M>
+struct Levels {
+  const Product& p;
+  size_t width;  // of x, filled up with zeros
+  int8_t *high, *low, *high_apart, *low_apart;
+  int32_t* excess;  // [M][2 parts][16] for int8, then [M][blocks of 128][2 parts][16] for int4
+  float scales[M];
+
+  explicit Levels(const Product& product) : p(product), width((p.width + 127) / 128 * 128) {
+    static thread_local Scratch bytes, words, floats;
+    high = bytes.get<int8_t>(4 * M * width);
+    low = high + M * width, high_apart = low + M * width, low_apart = high_apart + M * width;
+    excess = words.get<int32_t>(M * (1 + width / 128) * 32);
+    float* normal = floats.get<float>(width);
+    for (size_t m = 0; m < M; m++) {
+      const size_t at = m * width;
+      scales[m] = split_levels(p.row(m, normal), p.width, width, high + at, low + at);
+      for (size_t k = 0; k < width; k++) {
+        const size_t apart = at + k / 128 * 128 + k % 2 * 64 + k % 128 / 2;
+        high_apart[apart] = high[at + k];
+        low_apart[apart] = low[at + k];
+      }
+      for (size_t part = 0; part < 2; part++) {
+        const int8_t* x = (part ? low : high) + at;
+        __m512i whole = _mm512_setzero_si512();
+        for (size_t k = 0; k < width; k += 128) {
+          const __m512i sum = quads(quads(_mm512_setzero_si512(), 1, x + k), 1, x + k + 64);
+          whole = _mm512_sub_epi32(whole, _mm512_slli_epi32(sum, 7));
+          const int8_t* y = (part ? low_apart : high_apart) + at + k;
+          const __m512i apart = quads(quads(_mm512_setzero_si512(), 8, y), 8, y + 64);
+          _mm512_storeu_si512(block(m, k / 128, part), _mm512_sub_epi32(_mm512_setzero_si512(), apart));
+        }
+        _mm512_storeu_si512(excess + (2 * m + part) * 16, whole);
+      }
+    }
+  }
+
+  int32_t* block(size_t m, size_t i, size_t part) const {
+    return excess + M * 32 + ((m * width / 128 + i) * 2 + part) * 16;
+  }
+  static __m512i quads(__m512i sum, char weight, const int8_t* x) {
+    return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(weight), _mm512_loadu_si512(x));
+  }
+
+  void dot(const Group& g, __m512 sums[M]) const {
+    alignas(64) float out[M][kTile];
+    constexpr size_t kTogether = M <= 2 ? 4 : 2;
+    for (size_t r = 0; r < kTile; r += kTogether)
+      if (g.matrix->format() == Matrix::Format::int8) int8_rows<kTogether>(g, r, out);
+      else int4_rows<kTogether>(g, r, out);
+    for (size_t m = 0; m < M; m++) sums[m] = _mm512_mul_ps(_mm512_load_ps(out[m]), _mm512_set1_ps(scales[m]));
+  }
+
+  template <size_t R>
+  void int8_rows(const Group& g, size_t from, float out[M][kTile]) const {
+    const Matrix& w = *g.matrix;
+    __m512i top[R][M], rest[R][M];
+    for (size_t r = 0; r < R; r++)
+      for (size_t m = 0; m < M; m++) {
+        top[r][m] = _mm512_loadu_si512(excess + 2 * m * 16);
+        rest[r][m] = _mm512_loadu_si512(excess + (2 * m + 1) * 16);
+      }
+    for (size_t k = 0; k < w.width; k += 64) {
+      const __mmask64 mask = w.width - k >= 64 ? ~__mmask64(0) : (__mmask64(1) << (w.width - k)) - 1;
+      for (size_t r = 0; r < R; r++) {
+        const uint8_t* at = w.row(g.row + from + r) + k;
+        _mm_prefetch((const char*)at + kAhead, _MM_HINT_T0);
+        const __m512i levels = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, at), _mm512_set1_epi8(char(0x80)));
+        for (size_t m = 0; m < M; m++) {
+          top[r][m] = _mm512_dpbusd_epi32(top[r][m], levels, _mm512_loadu_si512(high + m * width + k));
+          rest[r][m] = _mm512_dpbusd_epi32(rest[r][m], levels, _mm512_loadu_si512(low + m * width + k));
+        }
+      }
+    }
+    for (size_t r = 0; r < R; r++)
+      for (size_t m = 0; m < M; m++) {
+        const __m512 upper = _mm512_mul_ps(_mm512_cvtepi32_ps(top[r][m]), _mm512_set1_ps(128.0f));
+        out[m][from + r] = _mm512_reduce_add_ps(_mm512_add_ps(upper, _mm512_cvtepi32_ps(rest[r][m])));
+      }
+  }
+
+  template <size_t R>
+  void int4_rows(const Group& g, size_t from, float out[M][kTile]) const {
+    const Matrix& w = *g.matrix;
+    const size_t group_blocks = w.width / w.groups / 128;
+    const __m512i half = _mm512_set1_epi8(15);
+    __m512 sum[R][M];
+    for (size_t r = 0; r < R; r++)
+      for (size_t m = 0; m < M; m++) sum[r][m] = _mm512_setzero_ps();
+    for (size_t i = 0; i < w.width / 128; i++)
+      for (size_t r = 0; r < R; r++) {
+        const uint8_t* at = w.row(g.row + from + r) + i * 64;
+        _mm_prefetch((const char*)at + kAhead, _MM_HINT_T0);
+        const __m512 scale = _mm512_set1_ps(_cvtsh_ss(w.scales[(g.row + from + r) * w.groups + i / group_blocks]));
+        const __m512i pairs = _mm512_xor_si512(_mm512_loadu_si512(at), _mm512_set1_epi8(char(0x88)));
+        const __m512i even = _mm512_and_si512(pairs, half), odd = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), half);
+        for (size_t m = 0; m < M; m++) {
+          const int8_t *upper = high_apart + m * width + i * 128, *lower = low_apart + m * width + i * 128;
+          __m512i top = _mm512_dpbusd_epi32(_mm512_loadu_si512(block(m, i, 0)), even, _mm512_loadu_si512(upper));
+          __m512i rest = _mm512_dpbusd_epi32(_mm512_loadu_si512(block(m, i, 1)), even, _mm512_loadu_si512(lower));
+          top = _mm512_dpbusd_epi32(top, odd, _mm512_loadu_si512(upper + 64));
+          rest = _mm512_dpbusd_epi32(rest, odd, _mm512_loadu_si512(lower + 64));
+          const __m512i both = _mm512_add_epi32(_mm512_slli_epi32(top, 7), rest);
+          sum[r][m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), scale, sum[r][m]);
+        }
+      }
+    for (size_t r = 0; r < R; r++)
+      for (size_t m = 0; m < M; m++) out[m][from + r] = _mm512_reduce_add_ps(sum[r][m]);
+  }
+};
+
+template <int M, class Rows>
+void few(const Product& p) {
+  const FlushTiny flush;
+  const Rows rows(p);
+  const size_t pairs = (p.groups.size() + 1) / 2;
+  tbb::parallel_for(tbb::blocked_range<size_t>(0, pairs, 2), [&](const auto& range) {
+    const FlushTiny flush_here;
+    for (size_t g = 2 * range.begin(); g < std::min(2 * range.end(), p.groups.size()); g += 2) {
+      const bool both = g + 1 < p.groups.size();
+      __m512 one[M], two[M];
+      rows.dot(p.groups[g], one);
+      if (both) rows.dot(p.groups[g + 1], two);
+      for (size_t m = 0; m < M; m++) {
+        const __m512 first = p.scaled(p.groups[g], one[m]);
+        if (both) p.put_pair(m, &p.groups[g], first, p.scaled(p.groups[g + 1], two[m]));
+        else p.put(m, p.groups[g], first);
+      }
+    }
+  });
+}
+
+template <int M>
+void few(const Product& p) {
+  p.all_floats() ? few<M, Floats<M>>(p) : few<M, Levels<M>>(p);
+}
+
+}  // namespace
+
+bool few_rows(const Product& p) {
+  const bool fine = p.all_floats() || p.all_integers(128);
+  if (!fine || p.count > 4) return false;
+  switch (p.count) {
+    case 1: few<1>(p); break;
+    case 2: few<2>(p); break;
+    case 3: few<3>(p); break;
+    case 4: few<4>(p); break;
+  }
+  return true;
+}
+
+}  // namespace sightline
