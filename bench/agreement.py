@@ -1,5 +1,7 @@
 """Measures how far int8 and int4 answers are from exact ones on the same pictures and questions.
 
+`int4-plain` is what `int4` was in its first recipe: each value to its nearest level, value matrices in 4 bits, too.
+
     python bench/agreement.py
     python bench/agreement.py --checkpoint DIR --image PAGE.png --image PHOTO.jpg --precision int8
 
@@ -16,11 +18,13 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +36,7 @@ from report import commit, machine, show_card
 from sightline.engine.prepare import Preparer
 from sightline.engine.prompt import Picture, Prompt
 from sightline.media.decoders import Decoders
+from sightline.model import quantize
 from sightline.model.language import Slice, VisualRows
 from sightline.model.load import Model, load
 from sightline.model.vision import Features
@@ -58,6 +63,8 @@ QUESTIONS = (
     "Extract the important facts as JSON.",
 )
 
+PLAIN = "int4-plain"
+
 F32 = NDArray[np.float32]
 
 
@@ -77,7 +84,7 @@ class Agreement:
     A whole answer is equal when all its tokens are, so free greedy decoding would have written the same.
     """
 
-    precision: Precision
+    precision: str
     answers: int
     tokens: int
     mean_kl: float
@@ -176,6 +183,15 @@ def prompts(model: Model, asked: Sequence[tuple[bytes, str]]) -> list[Prompt]:
         workers.close()
 
 
+def load_as(name: str, checkpoint: Path, threads: int | None, cache: Path) -> Model:
+    """The checkpoint in the precision of that name, its pack in a folder of its own."""
+    precision: Precision = "int8" if name == "int8" else "exact" if name == "exact" else "int4"
+    # Where nothing is seen of what matrices multiply, values are rounded to the nearest level.
+    plain = {"layer_inputs": lambda opened, _: [{}] * opened.config.text.layers, "_SPARED": ()}
+    with patch.multiple(quantize, **plain) if name == PLAIN else nullcontext():
+        return load(checkpoint, EngineSettings(precision, threads, cache_dir=cache / name))
+
+
 def digest(checkpoint: Path) -> str:
     """The first 12 hex digits of the SHA-256 of all weight files."""
     state = hashlib.sha256()
@@ -200,7 +216,7 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path(str(files("sightline") / "demo_model")))
     parser.add_argument("--image", type=Path, action="append", help="ask about these instead of the golden samples")
-    parser.add_argument("--precision", action="append", choices=["int8", "int4"], help="default: both")
+    parser.add_argument("--precision", action="append", choices=["int8", PLAIN, "int4"], help="default: all")
     parser.add_argument("--tokens", type=int, default=256, help="longest answer")
     parser.add_argument("--threads", type=int, help="default: every core")
     parser.add_argument("--out", type=Path, help="append the JSON line to this file")
@@ -216,14 +232,14 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as cache:
 
-        def reader(precision: Precision) -> Reader:
-            return Reader(load(given.checkpoint, EngineSettings(precision, given.threads, cache_dir=Path(cache))))
+        def reader(name: str) -> Reader:
+            return Reader(load_as(name, given.checkpoint, given.threads, Path(cache)))
 
         exact = reader("exact")
         answers = [exact.answer(prompt, given.tokens) for prompt in prompts(exact.model, asked)]
         del exact
-        for precision in given.precision or ("int8", "int4"):
-            rows.append(compare(reader(precision), answers))
+        for name in given.precision or ("int8", PLAIN, "int4"):
+            rows.append(replace(compare(reader(name), answers), precision=name))
     card = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

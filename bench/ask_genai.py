@@ -15,13 +15,15 @@ class GenAI(System):
 
     def __init__(self, folder: str):
         self.folder = folder
+        self.sees = any(Path(folder).glob("*vision*.xml"))
         self.batching: Any = None
 
     def load(self) -> None:
         import openvino_genai
 
         self.genai = openvino_genai
-        self.pipeline: Any = openvino_genai.VLMPipeline(self.folder, "CPU")
+        kind = openvino_genai.VLMPipeline if self.sees else openvino_genai.LLMPipeline
+        self.pipeline: Any = kind(self.folder, "CPU")
 
     def config(self, tokens: int) -> Any:
         return self.genai.GenerationConfig(
@@ -49,19 +51,22 @@ class GenAI(System):
                 pass
 
         images = {"images": [self.tensor(picture)]} if picture else {}
-        result = self.pipeline.generate(question, generation_config=self.config(tokens), streamer=Clock(), **images)
+        # LLMPipeline tells nothing of times and tokens for a plain string.
+        asked = question if self.sees else [question]
+        result = self.pipeline.generate(asked, generation_config=self.config(tokens), streamer=Clock(), **images)
         answer.prompt_tokens = result.perf_metrics.get_num_input_tokens()
         return answer
 
-    def ask_at_once(self, questions: Sequence[str], picture: Path, tokens: int) -> list[Answer]:
+    def ask_at_once(self, asked: Sequence[tuple[str, Path]], tokens: int) -> list[Answer]:
         if self.batching is None:
             self.pipeline = None  # one copy of the weights at a time
-            self.batching = self.genai.ContinuousBatchingPipeline(self.folder, self.genai.SchedulerConfig(), "CPU")
+            scheduling = self.genai.SchedulerConfig()
+            scheduling.enable_prefix_caching = True  # as its VLMPipeline has it
+            self.batching = self.genai.ContinuousBatchingPipeline(self.folder, scheduling, "CPU")
         answers, streams = [], []
-        for number, question in enumerate(questions):
+        for number, (question, picture) in enumerate(asked):
             answers.append(Answer(time.perf_counter()))
-            images = [self.tensor(picture)]
-            streams.append(self.batching.add_request(number, question, images, self.config(tokens)))
+            streams.append(self.batching.add_request(number, question, [self.tensor(picture)], self.config(tokens)))
         while self.batching.has_non_finished_requests():
             self.batching.step()
             for answer, stream in zip(answers, streams, strict=True):

@@ -52,6 +52,12 @@ class Server(System):
         except httpx2.TransportError:
             return False
 
+    def versions(self) -> dict[str, str]:
+        """What the server says of itself: llama.cpp's has its build in /props."""
+        found = httpx2.get(self.base + "/props", timeout=5)
+        build = found.json().get("build_info") if found.status_code == 200 else None
+        return {"build": str(build or found.headers.get("server", "unknown"))}
+
     def ask(self, question: str, picture: Path | None, tokens: int) -> Answer:
         content: list[dict[str, object]] = [{"type": "text", "text": question}]
         answer = Answer(time.perf_counter())
@@ -68,7 +74,7 @@ class Server(System):
         }
         if self.model:
             body["model"] = self.model
-        usage = {}
+        usage: dict[str, int] = {}
         with httpx2.stream("POST", self.base + "/v1/chat/completions", json=body, timeout=ANSWER_LIMIT_S) as reply:
             if reply.status_code != 200:
                 raise SystemExit(f"the server answered {reply.status_code}: {reply.read().decode()[:500]}")
@@ -94,9 +100,9 @@ class Server(System):
             (when, tokens * (i + 1) // pieces - tokens * i // pieces) for i, (when, _) in enumerate(answer.arrivals)
         ]
 
-    def ask_at_once(self, questions: Sequence[str], picture: Path, tokens: int) -> list[Answer]:
-        with ThreadPoolExecutor(len(questions)) as pool:
-            return list(pool.map(lambda question: self.ask(question, picture, tokens), questions))
+    def ask_at_once(self, asked: Sequence[tuple[str, Path]], tokens: int) -> list[Answer]:
+        with ThreadPoolExecutor(len(asked)) as pool:
+            return list(pool.map(lambda one: self.ask(*one, tokens), asked))
 
     def close(self) -> None:
         started = getattr(self, "started", None)

@@ -14,12 +14,15 @@ from cases import Answer, System, parser, run
 
 if TYPE_CHECKING:
     from sightline.backends.local import LocalBackend
+    from sightline.types import Precision
+
+LONGEST_SIDE = 4096  # pixels; pictures up to here are seen as they are
 
 
 class Sightline(System):
     packages = ("openvino", "tokenizers")  # the commit on the card says which Sightline
 
-    def __init__(self, checkpoint: str, precision: str, at_once: int, folder: Path):
+    def __init__(self, checkpoint: str, precision: Precision, at_once: int, folder: Path):
         self.folder = folder
         self.checkpoint, self.precision, self.at_once = checkpoint, precision, at_once
         self.runner = asyncio.Runner()
@@ -41,6 +44,7 @@ class Sightline(System):
             model=self.checkpoint,
             precision=self.precision,
             max_concurrency=self.at_once,
+            max_image_side=LONGEST_SIDE,
             cache_dir=self.folder,
         )
         settings = Plain.model_construct(**dict(given))
@@ -71,16 +75,24 @@ class Sightline(System):
                 answer.arrive(len(delta.tokens))
             if delta.usage:
                 answer.prompt_tokens = delta.usage.prompt_tokens
+                answer.vision_s = delta.usage.vision_ms / 1e3
         return answer
 
     def ask(self, question: str, picture: Path | None, tokens: int) -> Answer:
         return self.runner.run(self.answer(question, picture, tokens))
 
-    def ask_at_once(self, questions: Sequence[str], picture: Path, tokens: int) -> list[Answer]:
+    def ask_at_once(self, asked: Sequence[tuple[str, Path]], tokens: int) -> list[Answer]:
         async def all_answers() -> list[Answer]:
-            return await asyncio.gather(*(self.answer(question, picture, tokens) for question in questions))
+            return await asyncio.gather(*(self.answer(question, picture, tokens) for question, picture in asked))
 
         return self.runner.run(all_answers())
+
+    def bytes_per_token(self, context: int) -> int:
+        from sightline.model.config import ModelConfig
+        from sightline.model.machine import decode_bytes, memory_need
+
+        config = ModelConfig.load(Path(self.checkpoint))
+        return decode_bytes(config, self.precision) + memory_need(config, self.precision, context).kv
 
     def close(self) -> None:
         if self.backend:

@@ -29,6 +29,7 @@ class Clock:
 class Transformers(System):
     packages = ("transformers", "torch")
     batches = False  # a picture prompt costs it tens of seconds; eight of them would measure patience
+    remembers = False  # the same picture again takes what a new one took
 
     def __init__(self, checkpoint: str, dtype: str):
         self.checkpoint, self.dtype_name = checkpoint, dtype
