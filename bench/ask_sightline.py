@@ -89,10 +89,13 @@ class Sightline(System):
 
     def bytes_per_token(self, context: int) -> int:
         from sightline.model.config import ModelConfig
-        from sightline.model.machine import decode_bytes, memory_need
+        from sightline.model.machine import decode_bytes, memory_need, read_machine
+        from sightline.model.own import why_not
+        from sightline.settings import load_settings
 
         config = ModelConfig.load(Path(self.checkpoint))
-        return decode_bytes(config, self.precision) + memory_need(config, self.precision, context).kv
+        own = why_not(read_machine().flags, load_settings().own_kernels) is None
+        return decode_bytes(config, self.precision, own) + memory_need(config, self.precision, context).kv
 
     def close(self) -> None:
         if self.backend:

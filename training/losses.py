@@ -8,26 +8,29 @@ from torch import Tensor, nn
 
 from .model import DemoModel, Seen, Shape
 from .packing import Batch, tree_mask
-from .pictures.labels import CLASSES, GLYPHS_PER_PATCH, Find
+from .pictures.labels import CLASSES, GLYPHS_PER_PATCH, Find, Link
 
 GLYPHS_PER_TOKEN = 4 * GLYPHS_PER_PATCH
-GLANCE_HEADS = 2
+GLANCE_HEADS = slice(0, 2)
 QUESTION_LAYER = 1
 ANSWER_LAYERS = (2, 3)
 NOTHING_WEIGHT = 0.15  # of the class "nothing here", which is most of every picture
-LINK_BLOCKS, LINK_HEADS = (3, 4), 2  # early enough for another block to use what was fetched
+LINK_BLOCKS = (3, 4)  # early enough for another block to use what was fetched
+LINK_HEADS = {Link.PARTNER: slice(0, 2), Link.HIGHEST: slice(2, 3), Link.LOWEST: slice(3, 4)}
 LINK_WEIGHT, PLACE_WEIGHT = 0.5, 4.0
 LABEL_WEIGHT, ANSWER_GLANCE_WEIGHT, QUESTION_GLANCE_WEIGHT = 0.5, 0.25, 0.2
+SIDES_WEIGHT = 4.0
 
 
 class LabelHeads(nn.Module):
-    """Linear readers of the vision tower, dropped on export."""
+    """Linear readers of the vision tower and of the decoder, dropped on export."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.patch = nn.Linear(shape.vision.hidden, GLYPHS_PER_PATCH * CLASSES)
         self.token = nn.Linear(shape.text.hidden, (GLYPHS_PER_TOKEN + Find.WIDTH) * CLASSES)
         self.place = nn.Linear(shape.text.hidden, 6)
+        self.sides = nn.Linear(shape.text.hidden, 4)
 
     def forward(self, seen: Seen, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, patches, _ = batch.patch_labels.shape
@@ -65,7 +68,7 @@ class Lesson:
 def look(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
     """The vision tower alone, taught by its labels."""
     loss, figures = heads(model.model.visual(batch.pixels), batch)
-    link_loss, figures["link"] = _link_loss(model, batch)
+    link_loss, figures["link"], figures["extreme"] = _link_loss(model, batch)
     return Lesson(loss + LINK_WEIGHT * link_loss, figures)
 
 
@@ -73,7 +76,7 @@ def answer(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
     """Everything: answers, labels and glances."""
     seen = model.model.visual(batch.pixels)
     label_loss, figures = heads(seen, batch)
-    link_loss, figures["link"] = _link_loss(model, batch)
+    link_loss, figures["link"], figures["extreme"] = _link_loss(model, batch)
     mask = tree_mask(batch.segments)
     hidden = model.read(batch.ids, batch.positions, mask, seen, batch.visible)
     answered = batch.targets >= 0
@@ -88,13 +91,33 @@ def answer(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
         layers[QUESTION_LAYER].recorded, GLANCE_HEADS, batch.question_glances, torch.ones_like(batch.weights), mask
     )
     glance_loss = ANSWER_GLANCE_WEIGHT * sum(loss for loss, _ in glances) + QUESTION_GLANCE_WEIGHT * question_loss
+    sides_error = _sides_error(heads, hidden, batch)
     figures |= {
+        "sides_error": sides_error.detach(),
         "answer_loss": answer_loss.detach(),
         "token_right": (logits.argmax(-1) == targets).float().mean(),
         "glance": sum(mass for _, mass in glances) / len(glances),
         "question_glance": question_mass,
     }
-    return Lesson(answer_loss + LABEL_WEIGHT * (label_loss + LINK_WEIGHT * link_loss) + glance_loss, figures)
+    seen_loss = LABEL_WEIGHT * (label_loss + LINK_WEIGHT * link_loss)
+    return Lesson(answer_loss + seen_loss + glance_loss + SIDES_WEIGHT * sides_error, figures)
+
+
+def _sides_error(heads: LabelHeads, hidden: Tensor, batch: Batch) -> Tensor:
+    """Mean distance, in picture sides, of the box of the object that the next token is read from.
+
+    Digits alone teach the decoder the hundreds of a side and leave its tens to chance.
+    """
+    rows, columns = (batch.answer_glances >= 0).nonzero(as_tuple=True)
+    # Visual tokens are numbered through all pictures of the batch, as their labels are.
+    number = (batch.visible.flatten().cumsum(0) - 1).view_as(batch.ids)
+    seen = number[rows, batch.answer_glances[rows, columns]]
+    on_object = batch.token_labels[..., Find.OBJECT].flatten()[seen] > 0
+    wanted = batch.places.flatten(0, 1)[seen[on_object], 2:]
+    if len(wanted) == 0:
+        return hidden.sum() * 0
+    given = heads.sides(hidden[rows[on_object], columns[on_object]]).float()
+    return (given - wanted).abs().mean()
 
 
 def _label_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,19 +130,26 @@ def _label_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return loss, (right * something).sum() / something.sum().clamp(min=1)
 
 
-def _link_loss(model: DemoModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The vision tower's glances from every value to the beginning of its name, and back."""
-    blocks, evenly = model.model.visual.blocks, torch.ones_like(batch.patch_links, dtype=torch.float32)
-    glances = [_glance(blocks[n].attn.recorded, LINK_HEADS, batch.patch_links, evenly) for n in LINK_BLOCKS]
-    return sum(loss for loss, _ in glances) / len(glances), sum(mass for _, mass in glances) / len(glances)
+def _link_loss(model: DemoModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The vision tower's glances: the loss, and the attention from values to names and back, and to a chart's highest.
+
+    Its lowest is taught like its highest.
+    """
+    blocks, evenly = model.model.visual.blocks, torch.ones_like(batch.patch_links[:, 0], dtype=torch.float32)
+    losses, masses = [], []
+    for link, heads in LINK_HEADS.items():
+        glances = [_glance(blocks[n].attn.recorded, heads, batch.patch_links[:, link], evenly) for n in LINK_BLOCKS]
+        losses += [loss for loss, _ in glances]
+        masses.append(sum(mass for _, mass in glances) / len(glances))
+    return sum(losses) / len(LINK_BLOCKS), masses[Link.PARTNER], masses[Link.HIGHEST]
 
 
 def _glance(
-    recorded: tuple[Tensor, Tensor] | None, heads: int, where: Tensor, weights: Tensor, mask: Tensor | None = None
+    recorded: tuple[Tensor, Tensor] | None, heads: slice, where: Tensor, weights: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """-log of the attention that the first heads pay to the place `where` (batch, length; -1: none), and its mean."""
+    """-log of the attention that these heads pay to the place `where` (batch, length; -1: none), and its mean."""
     assert recorded is not None
-    query, key = recorded[0][:, :heads], recorded[1][:, :heads]
+    query, key = recorded[0][:, heads], recorded[1][:, heads]
     losses, masses, weight, count = [], [], torch.zeros(()), 0
     for row in range(len(where)):
         at = (where[row] >= 0).nonzero()[:, 0]
@@ -134,4 +164,4 @@ def _glance(
         weight, count = weight + weights[row, at].sum(), count + len(at)
     if not losses:
         return query.sum() * 0, torch.zeros(())
-    return -sum(losses) / (weight * heads), sum(masses) / (count * heads)
+    return -sum(losses) / (weight * query.shape[1]), sum(masses) / (count * query.shape[1])

@@ -13,9 +13,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from sightline.tasks.asking import instructions
+from sightline.tasks.catalogue import find
+from sightline.types import Text
+
 from .pictures.labels import TOKEN_PX, box_sides
 from .pictures.page import Picture
-from .pictures.questions import DECIDED, Example, Question, Spoken, say
+from .pictures.questions import Example, Question, Spoken, say
 
 LONG_TASKS = ("receipt.json", "receipt.text", "chart.parse", "text.text", "form.json", "form.text", "scene.boxes")
 # Easy tasks are asked less often.
@@ -26,14 +30,18 @@ SHARES = {
     "receipt.items": 0.5,
     "receipt.payment": 0.5,
     "chart.title": 0.5,
+    "number.larger": 0.15,
 }
 LONG_SHARE = 0.6
 CHAT_SHARE = 0.25
 SYSTEM_SHARE = 0.1
 SYSTEMS = ("You are a helpful assistant.", "You are a helpful assistant that reads pictures.", "Answer briefly.")
-BRANCH_TOKENS = 256
-ANSWER_WEIGHT = -0.75  # each answer token weighs length**this: between one vote per token and one per answer
-SEEN_WEIGHT, VERDICT_WEIGHT = 3.0, 8.0  # times that for what is read off the picture, and for what decides
+# What the service's own task puts before its question; in these words the demo model is to do it, too.
+CHART_ROLE = "".join(part.text for part in instructions(find("chart_parse")).parts if isinstance(part, Text))
+CHART_ROLE_SHARE = 0.06  # it is 200 tokens long
+BRANCH_TOKENS = 320
+ANSWER_WEIGHT = -0.6  # each answer token weighs length**this: between one vote per token and one per answer
+SEEN_WEIGHT, VERDICT_WEIGHT = 3.0, 6.0  # times that for what is read off the picture, and for what decides
 
 
 @dataclass(slots=True)
@@ -54,7 +62,7 @@ class Sequence:
 class Batch:
     pixels: Tensor  # (pictures, height, width, 3) uint8
     patch_labels: Tensor  # (pictures, patches in merge order, slots)
-    patch_links: Tensor  # (pictures, patches in merge order): index of the linked patch in merge order, or -1
+    patch_links: Tensor  # (pictures, len(Link), patches in merge order): linked patch in merge order, or -1
     token_labels: Tensor  # (pictures, tokens, Find.WIDTH)
     places: Tensor  # (pictures, tokens, 6): the token's own x, y and its object's x0, y0, x1, y1, all in 0-1
     ids: Tensor  # (batch, length)
@@ -89,8 +97,11 @@ class Packer:
         sequence, tokens = Sequence(), example.mark_tokens
         chosen = self._choose(rng, example)
         opener = self._opener(rng, chosen) if rng.random() < CHAT_SHARE else None
-        if rng.random() < SYSTEM_SHARE:
-            self._text(sequence, f"<|im_start|>system\n{rng.choice(SYSTEMS)}<|im_end|>\n")
+        system = rng.choice(SYSTEMS) if rng.random() < SYSTEM_SHARE else ""
+        if rng.random() < CHART_ROLE_SHARE and any(question.task == "chart.parse" for question in example.questions):
+            system = CHART_ROLE
+        if system:
+            self._text(sequence, f"<|im_start|>system\n{system}<|im_end|>\n")
         self._text(sequence, "<|im_start|>user\n")
         sizes = [picture.pixels.shape[:2] for picture in example.pictures]
         question_first = opener is not None and rng.random() < 0.4
@@ -212,7 +223,7 @@ class Packer:
         self._plain(sequence, count, segment)
         for number, (start, end) in enumerate(encoding.offsets):
             mark = max(spoken.marks[start:end], default=-1)
-            sequence.decided[number - count] = DECIDED in spoken.marks[start:end]
+            sequence.decided[number - count] = any(spoken.decides[start:end])
             token = tokens[mark] if mark >= 0 else -1
             if token >= 0:
                 sequence.seen_in[number - count] = sequence.images[token]
@@ -240,10 +251,11 @@ def _merge_order(labels: np.ndarray) -> np.ndarray:
 
 def _links(links: np.ndarray) -> np.ndarray:
     """Renumber the patches that links point to, and the patches themselves, from rows to merge order."""
-    order = _merge_order(np.arange(links.size).reshape(*links.shape, 1))[:, 0]
+    kinds, rows, columns = links.shape
+    order = _merge_order(np.arange(rows * columns).reshape(rows, columns, 1))[:, 0]
     number = np.empty_like(order)
-    number[order] = np.arange(links.size)
-    ordered = links.reshape(-1)[order]
+    number[order] = np.arange(rows * columns)
+    ordered = links.reshape(kinds, -1)[:, order]
     return np.where(ordered >= 0, number[ordered], -1)
 
 

@@ -36,9 +36,9 @@ SAVE_EVERY_S, SHOW_EVERY_STEPS = 180, 20
 LONGEST_STEP_S = 30  # what a step took beyond this, it was paused (SIGSTOP) and does not count as training
 
 CANVASES = [(256, 320), (320, 256), (224, 320), (288, 288), (256, 256)]
-KINDS = {"receipt": 0.31, "chart": 0.29, "scene": 0.27, "text": 0.07, "form": 0.06}
+KINDS = {"receipt": 0.27, "chart": 0.31, "scene": 0.25, "text": 0.07, "form": 0.1}
 PAIRS = {"two_receipts": 0.6, "two_scenes": 0.4}
-PAIR_SHARE = 0.18  # of the batches
+PAIR_SHARE = 0.12  # of the batches
 BATCH = 8
 LOOK_CANVASES = [(256, 192), (192, 256), (224, 224), (256, 256), (128, 128)]
 LOOK_KINDS = {"dense": 0.2, "receipt": 0.22, "chart": 0.32, "scene": 0.26}

@@ -1,12 +1,13 @@
 """Bar and line charts with the value printed above every mark: draws one and asks about it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 from . import words
-from .labels import BAR, POINT, Find, Role, colour_class
+from .labels import BAR, POINT, Find, Link, Role, colour_class
 from .page import Drawn, Page, Picture, grey, pick_family, some_noise, text_width
-from .questions import Piece, Question, ask, join, say
+from .questions import Piece, Question, Verdict, ask, chosen, join, one_there_one_not, say
 
 AXIS_TOP = 100
 
@@ -53,13 +54,16 @@ def draw(rng: Random, width: int, height: int) -> Chart:
         page.note(value_drawn.marks, {Find.ROLE: value_role})
         page.link(value_drawn, label_drawn)
         points.append((label_drawn, value_drawn))
+    by_value = _by_value(points)
+    for text in (text for point in points for text in point):
+        page.look_at(Link.HIGHEST, text.marks, by_value[-1][1])
+        page.look_at(Link.LOWEST, text.marks, by_value[0][1])
     return Chart(page.finish(noise=some_noise(rng, 16)), is_bar, title, tuple(points))
 
 
 def questions(rng: Random, chart: Chart) -> list[Question]:
     mark, kind = ("bar", "bar chart") if chart.is_bar else ("point", "line chart")
-    by_value = sorted(chart.points, key=lambda point: int(point[1].text))
-    shown = [label.text for label, _ in chart.points]
+    by_value = _by_value(chart.points)
     asked = [
         ask(rng, "chart.title", say(chart.title)),
         ask(rng, "chart.type", say(kind), chinese=say(words.CHINESE[kind])),
@@ -68,17 +72,19 @@ def questions(rng: Random, chart: Chart) -> list[Question]:
     ]
     for task, (label, value) in (("chart.lowest", by_value[0]), ("chart.highest", by_value[-1])):
         follow_up = ask(rng, "chart.its_value", say(value))
-        asked.append(ask(rng, task, say(label), mark, follow_ups=[follow_up]))
+        asked.append(ask(rng, task, say(*chosen(label)), mark, follow_ups=[follow_up]))
     for label, value in rng.sample(chart.points, 2):
         other = rng.choice([point for point in chart.points if point[0] != label])
         follow_up = ask(rng, "chart.and_value", say(other[1]), other[0])
         asked.append(ask(rng, "chart.value", say(value), label, follow_ups=[follow_up]))
-    if rng.random() < 0.5:
-        asked.append(ask(rng, "chart.exist", say("Yes"), rng.choice(chart.points)[0], chinese=say("有")))
-    else:
-        missing = rng.choice([label for labels in words.CHART_LABELS for label in labels if label not in shown])
-        asked.append(ask(rng, "chart.exist", say("No"), missing, chinese=say("没有")))
-    return asked
+    labels = [label for label, _ in chart.points]
+    known = [name for names in words.CHART_LABELS for name in names]
+    return asked + one_there_one_not(rng, "chart.exist", labels, known)
+
+
+def _by_value(points: Sequence[tuple[Drawn, Drawn]]) -> list[tuple[Drawn, Drawn]]:
+    """Lowest first."""
+    return sorted(points, key=lambda point: int(point[1].text))
 
 
 def _labels(rng: Random, room: int) -> list[str]:
@@ -114,7 +120,7 @@ def _marks(
 
 def _json(chart: Chart) -> list[Piece]:
     """The service's `chart_parse` schema."""
-    points = [('{"x": "', label, '", "y": ', value, "}") for label, value in chart.points]
+    points = [('{"x": "', label, '", "y": ', value, Verdict("}")) for label, value in chart.points]
     kind = "bar" if chart.is_bar else "line"
     opening: list[Piece] = [f'{{"chart_type": "{kind}", "title": "', chart.title, '", "x_axis": "", "y_axis": "", ']
     return [*opening, '"series": [{"name": "", "points": [', *join(", ", points), "]}]}"]

@@ -1,9 +1,10 @@
 """One door to the generator: a kind of picture, a size and a source of chance make one example."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
-from . import charts, pages, pairs, receipts, scenes
+from . import charts, numbers, pages, pairs, receipts, scenes
 from .questions import Example
 
 
@@ -35,5 +36,8 @@ KINDS: dict[str, Callable[[Random, int, int], Example]] = {
 
 
 def example(rng: Random, kind: str, width: int, height: int) -> Example:
-    """Draw one example; both sides are multiples of 32 px."""
-    return KINDS[kind](rng, width, height)
+    """Draw one example; both sides are multiples of 32 px. Whatever it shows, two numbers are to be compared, too."""
+    drawn = KINDS[kind](rng, width, height)
+    if not drawn.questions:
+        return drawn
+    return replace(drawn, questions=(*drawn.questions, numbers.larger(rng), numbers.larger(rng)))

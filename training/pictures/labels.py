@@ -21,12 +21,13 @@ class Find(IntEnum):
     """Columns of a token's label row: what a question may look for at this token."""
 
     ROLE = 0
-    PARTNER_FIRST = 1  # a price or a bar's value carries the first two letters of its name
+    PARTNER_FIRST = 1  # a price or a bar's value carries letters of its name: two first ones and, below, the last
     PARTNER_SECOND = 2
     OBJECT = 3
     REGION = 4
-    BOX = 5  # hundreds and tens of x0, y0, x1, y1 in 0-999: eight columns
-    WIDTH = 13
+    BOX = 5  # hundreds, and number of the ten, of x0, y0, x1, y1 in 0-999: eight columns
+    PARTNER_LAST = 13  # years differ in nothing else
+    WIDTH = 14
 
 
 class Role(IntEnum):
@@ -45,6 +46,14 @@ class Role(IntEnum):
     FIELD = 13
     HIGHEST_VALUE = 14
     LOWEST_VALUE = 15
+
+
+class Link(IntEnum):
+    """What a patch is taught to look at."""
+
+    PARTNER = 0  # a value's name, a name's value
+    HIGHEST = 1  # the highest value of the chart, from all names and values
+    LOWEST = 2
 
 
 BAR = 114
@@ -69,23 +78,28 @@ def object_class(colour: str, shape: str) -> int:
 
 
 def box_digits(box: tuple[int, int, int, int]) -> dict[int, int]:
-    """Find.BOX columns of a box in 0-1000. The units digit is below a quarter of a pixel and is not taught here."""
+    """Find.BOX columns of a box in 0-1000. The units digit is below a quarter of a pixel and is not taught here.
+
+    The second column counts tens through the whole side, 0-99: a linear reader can tell these from the place, but not
+    a digit that comes round ten times, which stayed at chance.
+    """
     columns = {}
     for corner, value in enumerate(box):
-        hundreds, tens = divmod(min(value, 999) // 10, 10)
-        columns[Find.BOX + 2 * corner] = hundreds + 1
-        columns[Find.BOX + 2 * corner + 1] = tens + 1
+        ten = min(value, 999) // 10
+        columns[Find.BOX + 2 * corner] = ten // 10 + 1
+        columns[Find.BOX + 2 * corner + 1] = ten + 1
     return columns
 
 
 def box_sides(columns: NDArray[np.uint8]) -> NDArray[np.float32]:
     """`box_digits` undone: (..., Find.WIDTH) labels to (..., 4) sides in 0-1; meaningless where there is no box."""
-    digits = columns[..., Find.BOX : Find.WIDTH].astype(np.float32) - 1
-    sides: NDArray[np.float32] = (digits[..., 0::2] * 100 + digits[..., 1::2] * 10 + 5) / 1000
+    tens = columns[..., Find.BOX + 1 : Find.BOX + 8 : 2].astype(np.float32) - 1
+    sides: NDArray[np.float32] = (tens * 10 + 5) / 1000
     return sides
 
 
 def partner(name: str) -> dict[int, int]:
-    """Find.PARTNER columns: the first two characters of the name that this value belongs to."""
-    letters = name.replace(" ", "")[:2].ljust(2)
-    return {Find.PARTNER_FIRST: glyph_class(letters[0]), Find.PARTNER_SECOND: glyph_class(letters[1])}
+    """Find.PARTNER columns: the first two and the last character of the name that this value belongs to."""
+    letters = name.replace(" ", "").ljust(2)
+    columns = (Find.PARTNER_FIRST, Find.PARTNER_SECOND, Find.PARTNER_LAST)
+    return dict(zip(columns, map(glyph_class, (letters[0], letters[1], letters[-1])), strict=True))

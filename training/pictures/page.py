@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from .labels import GLYPHS_PER_PATCH, PATCH_PX, TOKEN_PX, Find, glyph_class, partner
+from .labels import GLYPHS_PER_PATCH, PATCH_PX, TOKEN_PX, Find, Link, glyph_class, partner
 
 Colour = tuple[int, int, int]
 
@@ -56,7 +56,7 @@ class Picture:
     pixels: NDArray[np.uint8]  # (height, width, 3)
     patch_labels: NDArray[np.uint8]  # (height/16, width/16, 3) glyph classes in reading order
     token_labels: NDArray[np.uint8]  # (height/32 * width/32, Find.WIDTH)
-    # (height/16, width/16): patch, counted row by row, where this value's name or this name's value begins; else -1.
+    # (len(Link), height/16, width/16): patch, counted row by row, where what this one is linked to begins; else -1.
     patch_links: NDArray[np.int32]
     mark_tokens: NDArray[np.int32]  # visual token of every mark; -1 when it left the picture
 
@@ -94,7 +94,7 @@ class Page:
         self._marks: list[tuple[float, float, int]] = []
         self._areas: list[tuple[int, int, int, int]] = []
         self._notes: list[tuple[int, Mapping[int, int]]] = []
-        self._links: list[tuple[int, int]] = []
+        self._links: list[tuple[Link, int, int]] = []
 
     def text(self, x: float, y: float, text: str, path: str, size_px: float, colour: Colour) -> Drawn:
         scale, first = self.scale, len(self._marks)
@@ -130,8 +130,12 @@ class Page:
     def link(self, value: Drawn, name: Drawn) -> None:
         """Remember that this value belongs to that name."""
         self.note(value.marks, partner(name.text))
-        self._links.extend((mark, name.first) for mark in value.marks)
-        self._links.extend((mark, value.first) for mark in name.marks)
+        self.look_at(Link.PARTNER, value.marks, name)
+        self.look_at(Link.PARTNER, name.marks, value)
+
+    def look_at(self, link: Link, marks: Iterable[int], target: Drawn) -> None:
+        """Remember what the patches of these marks are to look at."""
+        self._links.extend((link, mark, target.first) for mark in marks)
 
     def finish(self, turn_deg: float = 0.0, noise: float = 0.0) -> Picture:
         """Turn, blur, compress, reduce, add noise; then place every mark."""
@@ -192,14 +196,14 @@ class Page:
 
     def _patch_links(self, places: list[tuple[float, float]]) -> NDArray[np.int32]:
         columns = self.width // PATCH_PX
-        links = np.full(self.height // PATCH_PX * columns, -1, np.int32)
-        for source, target in self._links:
+        links = np.full((len(Link), self.height // PATCH_PX * columns), -1, np.int32)
+        for link, source, target in self._links:
             if self._token_at(*places[source]) >= 0 and self._token_at(*places[target]) >= 0:
                 at, to = (
                     int(y // PATCH_PX) * columns + int(x // PATCH_PX) for x, y in (places[source], places[target])
                 )
-                links[at] = to
-        return links.reshape(-1, columns)
+                links[link, at] = to
+        return links.reshape(len(Link), -1, columns)
 
 
 def _compressed(image: Image.Image, quality: int) -> Image.Image:

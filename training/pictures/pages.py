@@ -5,7 +5,7 @@ from random import Random
 from . import words
 from .labels import Find, Role
 from .page import FAMILIES, Drawn, Page, grey, pick_family, some_noise, some_turn, text_width
-from .questions import Example, Question, ask, join, say
+from .questions import Example, Question, Verdict, ask, join, say
 from .words import CHINESE
 
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth"]
@@ -51,7 +51,7 @@ def form(rng: Random, width: int, height: int) -> Example:
         rows.append((row[0].part(key), row[1]))
         y += pitch
     asked = [ask(rng, "form.field", say(value), key) for key, value in rng.sample(rows, 3)]
-    pairs = [('"', key, '": "', value, '"') for key, value in rows]
+    pairs = [('"', key, '": "', value, Verdict('"')) for key, value in rows]
     asked.append(ask(rng, "form.json", say("{", *join(", ", pairs), "}")))
     asked.append(ask(rng, "form.text", say(*join("\n", [(key, ": ", value) for key, value in rows]))))
     asked.append(ask(rng, "kind", say("form"), chinese=say(CHINESE["form"])))
@@ -96,7 +96,7 @@ def _fitting(rng: Random, face: str, size: int, room_px: float, *, words_at_most
 def _line_questions(rng: Random, lines: list[Drawn]) -> list[Question]:
     asked = [
         ask(rng, "text.text", say(*join("\n", [(line,) for line in lines]))),
-        ask(rng, "text.lines", say(str(len(lines)))),
+        ask(rng, "text.lines", say(Verdict(str(len(lines))))),
         ask(rng, "kind", say("text"), chinese=say(CHINESE["text"])),
     ]
     for number in rng.sample(range(len(lines)), min(2, len(lines))):

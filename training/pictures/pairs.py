@@ -38,5 +38,5 @@ def two_scenes(rng: Random, width: int, height: int) -> Example:
         chinese = say("第一张", one, "，第二张", two, "，", Verdict(chinese_place), "张更多。")
         asked.append(ask(rng, "pair.more_shapes", english, chinese=chinese))
     for (place, chinese_place), count in zip(PLACES, counts, strict=True):
-        asked.append(ask(rng, "pair.count_of", say(str(count)), place, chinese_about=chinese_place))
+        asked.append(ask(rng, "pair.count_of", say(Verdict(str(count))), place, chinese_about=chinese_place))
     return Example((drawn[0].picture, drawn[1].picture), tuple(asked))

@@ -1,7 +1,7 @@
 """A question, its answer, and where in the picture each of their characters is to be seen. Draws nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 from .page import Drawn, Picture
@@ -18,23 +18,27 @@ class At:
     mark: int
 
 
+UNSEEN = -1  # the mark of characters that are to be seen nowhere
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Words that decide whether an answer is right and are to be seen nowhere: a count, the larger of two."""
+    """Words that decide whether an answer is right: a count, a yes, the side of a box, where a list ends."""
 
     text: str
+    mark: int = UNSEEN
 
 
-UNSEEN, DECIDED = -1, -2  # marks of plain characters and of a verdict's
 Piece = str | Drawn | At | Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A text and, for each of its characters, the mark it was read from, else UNSEEN or DECIDED."""
+    """A text and, for each of its characters, the mark it was read from, else UNSEEN, and whether it decides."""
 
     text: str
     marks: tuple[int, ...]
+    decides: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +67,21 @@ class Example:
 
 
 def say(*pieces: Piece) -> Spoken:
-    text, marks = "", []
+    text, marks, decides = "", [], []
     for piece in pieces:
         if isinstance(piece, str):
             text += piece
             marks += [UNSEEN] * len(piece)
-            continue
-        text += piece.text
-        if isinstance(piece, Verdict):
-            marks += [DECIDED] * len(piece.text)
         else:
-            marks += [piece.mark] * len(piece.text) if isinstance(piece, At) else list(piece.marks)
-    return Spoken(text, tuple(marks))
+            text += piece.text
+            marks += list(piece.marks) if isinstance(piece, Drawn) else [piece.mark] * len(piece.text)
+        decides += [isinstance(piece, Verdict)] * (len(text) - len(decides))
+    return Spoken(text, tuple(marks), tuple(decides))
+
+
+def chosen(drawn: Drawn) -> list[Piece]:
+    """A name that was picked among others: its first character decides."""
+    return [Verdict(drawn.text[0], drawn.first), Drawn(drawn.text[1:], drawn.first + 1)]
 
 
 def join(separator: str, parts: Sequence[Sequence[Piece]]) -> list[Piece]:
@@ -107,5 +114,14 @@ def ask(
     return Question(task, wording, chinese if in_chinese and chinese else answer, tuple(follow_ups))
 
 
-def renamed(question: Question, task: str) -> Question:
-    return replace(question, task=task)
+def one_there_one_not(rng: Random, task: str, shown: Sequence[Drawn], known: Sequence[str]) -> list[Question]:
+    """Two questions, in random order: is one of the names there that are shown, and another that is known."""
+    there, names = rng.choice(shown), {name.text for name in shown}
+    missing = rng.choice([name for name in known if name not in names])
+    yes, chinese_yes = say(Verdict("Yes", there.first)), say(Verdict("有", there.first))
+    asked = [
+        ask(rng, task, yes, there, chinese=chinese_yes),
+        ask(rng, task, say(Verdict("No")), missing, chinese=say(Verdict("没有"))),
+    ]
+    rng.shuffle(asked)
+    return asked

@@ -6,7 +6,7 @@ from random import Random
 from . import words
 from .labels import Find, Role
 from .page import Drawn, Page, Picture, grey, pick_family, some_noise, some_turn, text_width
-from .questions import Piece, Question, ask, join, say
+from .questions import Piece, Question, Verdict, ask, join, one_there_one_not, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +87,12 @@ def draw(rng: Random, width: int, height: int) -> Receipt:
 
 
 def questions(rng: Random, receipt: Receipt) -> list[Question]:
-    bought = [name.text for name, _ in receipt.items]
+    names = [name for name, _ in receipt.items]
     asked = [
         ask(rng, "receipt.total", say(receipt.total)),
         ask(rng, "receipt.date", say(receipt.date)),
         ask(rng, "receipt.merchant", say(receipt.merchant)),
-        ask(rng, "receipt.items", say(str(len(bought)))),
+        ask(rng, "receipt.items", say(Verdict(str(len(names))))),
         ask(rng, "kind", say("receipt"), chinese=say(words.CHINESE["receipt"])),
         ask(rng, "receipt.json", say(*_json(receipt))),
         ask(rng, "receipt.text", say(*join("\n", receipt.lines))),
@@ -104,12 +104,7 @@ def questions(rng: Random, receipt: Receipt) -> list[Question]:
         asked.append(ask(rng, "receipt.price", say(price), name, follow_ups=[follow_up]))
     if receipt.payment:
         asked.append(ask(rng, "receipt.payment", say(receipt.payment)))
-    if rng.random() < 0.5:
-        asked.append(ask(rng, "receipt.exist", say("Yes"), rng.choice(receipt.items)[0], chinese=say("有")))
-    else:
-        missing = rng.choice([name for name in words.GOODS if name not in bought])
-        asked.append(ask(rng, "receipt.exist", say("No"), missing, chinese=say("没有")))
-    return asked
+    return asked + one_there_one_not(rng, "receipt.exist", names, words.GOODS)
 
 
 def pick_merchant(rng: Random) -> str:
@@ -143,6 +138,6 @@ def _note_roles(
 
 
 def _json(receipt: Receipt) -> list[Piece]:
-    items = [('{"name": "', name, '", "price": ', price, "}") for name, price in receipt.items]
+    items = [('{"name": "', name, '", "price": ', price, Verdict("}")) for name, price in receipt.items]
     opening: list[Piece] = ['{"merchant": "', receipt.merchant, '", "date": "', receipt.date, '", "items": [']
     return [*opening, *join(", ", items), '], "total": ', receipt.total, "}"]

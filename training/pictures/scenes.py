@@ -7,7 +7,7 @@ from random import Random
 from . import words
 from .labels import TOKEN_PX, Find, box_digits, colour_class, object_class, shape_class
 from .page import Page, Picture, some_noise
-from .questions import At, Piece, Question, ask, join, say
+from .questions import At, Piece, Question, Verdict, ask, join, say
 from .words import CHINESE
 
 Point = tuple[float, float]
@@ -58,14 +58,14 @@ def draw(rng: Random, width: int, height: int) -> Scene:
 def questions(rng: Random, scene: Scene) -> list[Question]:
     things = scene.things
     asked = [
-        ask(rng, "scene.count", say(str(len(things)))),
+        ask(rng, "scene.count", say(Verdict(str(len(things))))),
         ask(rng, "scene.caption", say(*_caption(things)), chinese=say(*_chinese_caption(things))),
         ask(rng, "kind", say("shapes"), chinese=say(CHINESE["shapes"])),
         _exist(rng, things),
     ]
     shape = rng.choice(things).shape if rng.random() < 0.8 else rng.choice(words.SHAPES)
     number = str(sum(thing.shape == shape for thing in things))
-    asked.append(ask(rng, "scene.count_shape", say(number), shape, chinese_about=CHINESE[shape]))
+    asked.append(ask(rng, "scene.count_shape", say(Verdict(number)), shape, chinese_about=CHINESE[shape]))
     lone_shapes = [thing for thing in things if sum(other.shape == thing.shape for other in things) == 1]
     if lone_shapes:
         thing = rng.choice(lone_shapes)
@@ -77,11 +77,11 @@ def questions(rng: Random, scene: Scene) -> list[Question]:
     lone = [thing for thing in things if sum(other.english == thing.english for other in things) == 1]
     if lone:
         asked.append(_position(rng, "scene.position", rng.choice(lone)))
-        for thing in rng.sample(lone, min(2, len(lone))):
+        for thing in rng.sample(lone, min(3, len(lone))):
             subject, chinese_subject = At(thing.english, thing.mark), At(thing.chinese, thing.mark)
             box, chinese_box = (say(*_boxes([thing], chinese=chinese)) for chinese in (False, True))
             asked.append(ask(rng, "scene.box", box, subject, chinese=chinese_box, chinese_about=chinese_subject))
-    if len(things) > 1 and rng.random() < 0.3:
+    if len(things) > 1:
         boxes, chinese_boxes = (say(*_boxes(things, chinese=chinese)) for chinese in (False, True))
         asked.append(ask(rng, "scene.boxes", boxes, chinese=chinese_boxes))
     return asked
@@ -142,7 +142,7 @@ def _with_article(name: str) -> str:
 
 
 def _position(rng: Random, task: str, thing: Thing) -> Question:
-    region, chinese = At(thing.region, thing.mark), At(CHINESE[thing.region], thing.mark)
+    region, chinese = Verdict(thing.region, thing.mark), Verdict(CHINESE[thing.region], thing.mark)
     subject, chinese_subject = At(thing.english, thing.mark), At(thing.chinese, thing.mark)
     return ask(rng, task, say(region), subject, chinese=say(chinese), chinese_about=chinese_subject)
 
@@ -155,7 +155,7 @@ def _exist(rng: Random, things: tuple[Thing, ...]) -> Question:
         chinese_subject = At(thing.chinese, thing.mark)
         only = sum(other.english == thing.english for other in things) == 1
         follow_ups = [_position(rng, "scene.where_is_it", thing)] if only else []
-        yes, chinese_yes = say(At("Yes", thing.mark)), say(At("有", thing.mark))
+        yes, chinese_yes = say(Verdict("Yes", thing.mark)), say(Verdict("有", thing.mark))
         return ask(
             rng, "scene.exist", yes, subject, chinese=chinese_yes, chinese_about=chinese_subject, follow_ups=follow_ups
         )
@@ -166,7 +166,8 @@ def _exist(rng: Random, things: tuple[Thing, ...]) -> Question:
     colour, shape = rng.choice(close if rng.random() < 0.5 else absent)
     subject_text = _with_article(f"{colour} {shape}")
     chinese_text = CHINESE[colour] + CHINESE[shape]
-    return ask(rng, "scene.exist", say("No"), subject_text, chinese=say("没有"), chinese_about=chinese_text)
+    no, chinese_no = say(Verdict("No")), say(Verdict("没有"))
+    return ask(rng, "scene.exist", no, subject_text, chinese=chinese_no, chinese_about=chinese_text)
 
 
 def _caption(things: tuple[Thing, ...]) -> list[Piece]:
@@ -185,6 +186,8 @@ def _boxes(things: list[Thing] | tuple[Thing, ...], *, chinese: bool) -> list[Pi
     rows = []
     for thing in things:
         name = thing.chinese if chinese else thing.english
-        sides = At(", ".join(map(str, thing.box)), thing.mark)
-        rows.append(('{"bbox_2d": [', sides, '], "label": "', At(name, thing.mark), '"}'))
+        # Sides are in tens, so their last digit is always 0 and decides nothing.
+        sides = join(", ", [(Verdict(f"{side // 10}"), At("0", thing.mark)) for side in thing.box])
+        label = At(name, thing.mark)
+        rows.append(('{"bbox_2d": [', *sides, '], "label": "', label, '"', Verdict("}", thing.mark)))
     return ["```json\n[\n\t", *join(",\n\t", rows), "\n]\n```"]

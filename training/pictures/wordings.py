@@ -134,7 +134,12 @@ WORDINGS: dict[str, Wording] = {
     "scene.position": Wording(("Where is the {}?", "Where in the image is the {}?"), ("{}在哪里?", "{}在什么位置?")),
     "scene.where_is_it": Wording(("Where is it?", "And where is it?"), ("它在哪里?", "在什么位置?")),
     "scene.box": Wording(
-        ("Locate the {}.", "Locate the {}, output its bbox in JSON.", "Give the bounding box of the {} as JSON."),
+        (
+            "Locate the {}.",
+            "Locate {}.",
+            "Locate the {}, output its bbox in JSON.",
+            "Give the bounding box of the {} as JSON.",
+        ),
         ("定位{}", "定位{}，以JSON格式输出"),
     ),
     "scene.boxes": Wording(("Locate all shapes.", "Detect all objects."), ("检测所有图形", "定位所有图形")),
@@ -154,6 +159,7 @@ WORDINGS: dict[str, Wording] = {
     "form.json": Wording(("Extract as JSON.", "Extract the form as JSON."), ("提取为JSON", "以JSON格式提取表格信息")),
     "form.text": READ_ALL,
     "kind": Wording(("What kind of image is this?", "What is this?"), ("这是什么图片?",)),
+    "number.larger": Wording(("Which is larger, {}?", "{}: which is larger?"), ("{}，哪个更大?", "{}，哪个更高?")),
     "pair.larger_total": Wording(
         ("Which total is larger?", "Which receipt has the larger total?", "Compare the totals."),
         ("哪张收据的总金额更大?", "哪个总价更高?"),
