@@ -7,7 +7,11 @@
 namespace sightline {
 namespace {
 
-constexpr size_t kAhead = 1536;  // bytes a row is asked for before they are needed
+// Asks for what will be read soon when `rows` rows are read side by side: the same place three times as many rows on.
+// Without it two threads read 17 GB/s of 24, because a row ends before the processor has noticed that it is a stream.
+inline void ask(const uint8_t* at, size_t rows, const Matrix& w) {
+  _mm_prefetch((const char*)at + 3 * rows * w.row_bytes, _MM_HINT_T1);
+}
 
 // Sums of products of 16 bf16 rows of a group with M vectors of float32; lane r of sums[m] belongs to row r.
 template <int M>
@@ -22,7 +26,7 @@ void dots(const Group& g, const float* x, __m512 sums[M]) {
     for (size_t k = 0; k < w.width; k += 16)
       for (size_t r = 0; r < kTogether; r++) {
         const uint8_t* at = w.row(g.row + from + r) + 2 * k;
-        if (k % 32 == 0) _mm_prefetch((const char*)at + kAhead, _MM_HINT_T0);
+        if (k % 32 == 0) ask(at, kTogether, w);
         const __m512 values = widen(_mm256_loadu_si256((const __m256i*)at));
         for (size_t m = 0; m < M; m++)
           sum[r][m] = _mm512_fmadd_ps(values, _mm512_loadu_ps(x + m * w.width + k), sum[r][m]);
@@ -64,7 +68,7 @@ void dots_12(const Group& g, const float* x, const float* plain, __m512 sums[M])
     for (size_t k = 0; k < w.width; k += 128)
       for (size_t r = 0; r < kTogether; r++) {
         const uint8_t* at = w.row(g.row + from + r) + k / 128 * 192;
-        for (size_t line = 0; line < 192; line += 64) _mm_prefetch((const char*)at + kAhead + line, _MM_HINT_T0);
+        for (size_t line = 0; line < 192; line += 64) ask(at + line, kTogether, w);
         __m512i values[4];
         decode(at, book, values);
         for (size_t j = 0; j < 4; j++) {
@@ -178,7 +182,7 @@ struct Levels {
       const __mmask64 mask = w.width - k >= 64 ? ~__mmask64(0) : (__mmask64(1) << (w.width - k)) - 1;
       for (size_t r = 0; r < R; r++) {
         const uint8_t* at = w.row(g.row + from + r) + k;
-        _mm_prefetch((const char*)at + kAhead, _MM_HINT_T0);
+        ask(at, R, w);
         const __m512i levels = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, at), _mm512_set1_epi8(char(0x80)));
         for (size_t m = 0; m < M; m++) {
           top[r][m] = _mm512_dpbusd_epi32(top[r][m], levels, _mm512_loadu_si512(high + m * width + k));
@@ -204,7 +208,7 @@ struct Levels {
     for (size_t i = 0; i < w.width / 128; i++)
       for (size_t r = 0; r < R; r++) {
         const uint8_t* at = w.row(g.row + from + r) + i * 64;
-        _mm_prefetch((const char*)at + kAhead, _MM_HINT_T0);
+        ask(at, R, w);
         const __m512 scale = _mm512_set1_ps(_cvtsh_ss(w.scales[(g.row + from + r) * w.groups + i / group_blocks]));
         const __m512i pairs = _mm512_xor_si512(_mm512_loadu_si512(at), _mm512_set1_epi8(char(0x88)));
         const __m512i even = _mm512_and_si512(pairs, half), odd = _mm512_and_si512(_mm512_srli_epi16(pairs, 4), half);
