@@ -63,10 +63,15 @@ def newest(path: Path) -> dict[str, Any] | None:
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if not records:
         return None
-    same = [r for r in records if (r["commit"], r["cpu"]) == (records[-1]["commit"], records[-1]["cpu"])]
+    # A record of the same evening calls itself dirty for no more than the records written before it.
+    same = [r for r in records if _where(r) == _where(records[-1])]
     merged = {name: value for record in same for name, value in record.items()}
     merged["results"] = {name: figures for record in same for name, figures in record["results"].items()}
     return merged
+
+
+def _where(record: dict[str, Any]) -> tuple[str, str]:
+    return record["commit"].removesuffix("-dirty"), record["cpu"]
 
 
 def colour(system: str) -> tuple[str, str]:
