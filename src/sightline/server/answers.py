@@ -14,7 +14,7 @@ from sightline.server.ledger import Ledger
 from sightline.server.openai import Outcome
 from sightline.types import Conversation, Delta, Lane, Progress, Sampling
 
-PROGRESS_S = 0.25  # often enough for a bar that moves
+PROGRESS_S = 0.1  # often enough for a bar that moves
 UNFINISHED = "an answer ended without its finish reason"
 
 T = TypeVar("T")
