@@ -186,6 +186,13 @@ def document(visit):
     visit.choose("Document")
 
 
+def history(visit):
+    answered(visit)
+    visit.page.set_viewport_size(PHONE["viewport"])
+    visit.button("Show conversations").click()
+    expect(visit.page.get_by_role("button", name="New conversation").first).to_be_visible()
+
+
 def camera(visit):
     visit.button("Take a photo").click()
     expect(visit.button("Take the photo")).to_be_enabled()
@@ -212,6 +219,7 @@ VIEWS = {"empty": lambda visit: None} | {
         failed,
         refused,
         document,
+        history,
         camera,
         settings,
         status,

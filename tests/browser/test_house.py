@@ -49,7 +49,7 @@ def other(tmp_path_factory):
 
 
 @pytest.fixture
-def two(visit, server, other):
+def two(visits, server, other):
     """The page behind a gateway: one address, the models of both servers, each question to the one that has it."""
 
     def status(route):
@@ -61,6 +61,7 @@ def two(visit, server, other):
         path = route.request.url.removeprefix(server.url)
         route.continue_(url=(other if wanted == "demo-int8" else server).url + path)
 
+    visit = visits.open(server.url, bypass_csp=True)  # axe is not part of the page
     visit.page.route("**/v1/status", status)
     visit.page.route("**/v1/chat/completions", chat)
     visit.page.reload()
@@ -82,6 +83,9 @@ def test_two_models_answer_side_by_side(two, other):
     assert left["x"] + left["width"] <= right["x"]
     assert abs(left["y"] - right["y"]) <= 1
     assert httpx2.get(f"{other.url}/v1/status").json()["totals"]["answers"] == asked + 1
+    for theme in ("dark", "light"):
+        two.page.emulate_media(color_scheme=theme)
+        assert two.violations() == []
     # The second question follows the first model's answer, and the choice outlives a reload.
     two.ask("What is the date?")
     expect(two.turns).to_have_count(2)
