@@ -255,14 +255,6 @@ void FrameAttention::validate_and_infer_types() {
   set_output_type(0, ov::element::f32, shape);
 }
 
-std::shared_ptr<ov::Node> FrameAttention::clone_with_new_inputs(const ov::OutputVector& inputs) const {
-  auto copy = std::make_shared<FrameAttention>();
-  copy->parts_ = parts_, copy->heads_ = heads_;
-  copy->set_arguments(inputs);
-  copy->constructor_validate_and_infer_types();
-  return copy;
-}
-
 bool FrameAttention::visit_attributes(ov::AttributeVisitor& visitor) {
   visitor.on_attribute("parts", parts_);
   visitor.on_attribute("heads", heads_);

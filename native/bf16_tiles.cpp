@@ -25,15 +25,7 @@ void unpack_groups(const Product& p, size_t begin, size_t end, size_t at, size_t
 const uint32_t* pack(const Product& p, size_t strips, size_t strip_words) {
   static thread_local Scratch memory;
   uint32_t* out = memory.get<uint32_t>(strips * strip_words);
-  tbb::parallel_for(size_t(0), strips, [&](size_t s) {
-    const FlushTiny flush;
-    static thread_local Scratch own;
-    float* normal = p.norm == Norm::none ? nullptr : own.get<float>(kTile * p.width);
-    const float* rows[kTile];
-    for (size_t r = 0; r < kTile; r++) {
-      const size_t i = s * kTile + r;
-      rows[r] = i < p.count ? p.row(i, normal + r * p.width) : nullptr;
-    }
+  each_strip(p, strips, [&](size_t s, const float* const* rows) {
     pack_columns(rows, p.width, p.parts, out + s * strip_words);
   });
   return out;

@@ -9,7 +9,7 @@ struct Expert {
   Matrix both, down;  // both: rows of gate, then of up
 };
 
-// Rows of `from` that chose an expert, with the share of its answer in theirs.
+// A token that chose an expert, and the share that the expert has in its answer.
 struct Choice {
   size_t token;
   float share;
@@ -48,13 +48,6 @@ void answer(const Expert& expert, const std::vector<Choice>& chosen, const float
 }  // namespace
 
 void Experts::validate_and_infer_types() { set_output_type(0, ov::element::f32, get_input_partial_shape(0)); }
-
-std::shared_ptr<ov::Node> Experts::clone_with_new_inputs(const ov::OutputVector& inputs) const {
-  auto copy = std::make_shared<Experts>(*this);
-  copy->set_arguments(inputs);
-  copy->constructor_validate_and_infer_types();
-  return copy;
-}
 
 bool Experts::visit_attributes(ov::AttributeVisitor& visitor) {
   visitor.on_attribute("parts", parts_);

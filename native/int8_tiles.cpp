@@ -38,15 +38,7 @@ Packed pack(const Product& p, size_t strips) {
   const size_t strip = (p.width + kLevels - 1) / kLevels * kParts * kTileWords * 4;
   int8_t* tiles = tile_memory.get<int8_t>(strips * strip);
   float* scales = scale_memory.get<float>(strips * kTile);
-  tbb::parallel_for(size_t(0), strips, [&](size_t s) {
-    const FlushTiny flush;
-    static thread_local Scratch own;
-    float* normal = p.norm == Norm::none ? nullptr : own.get<float>(kTile * p.width);
-    const float* rows[kTile];
-    for (size_t r = 0; r < kTile; r++) {
-      const size_t i = s * kTile + r;
-      rows[r] = i < p.count ? p.row(i, normal + r * p.width) : nullptr;
-    }
+  each_strip(p, strips, [&](size_t s, const float* const* rows) {
     pack_strip(rows, p.width, tiles + s * strip, scales + s * kTile);
   });
   return {tiles, scales, strip};
@@ -56,7 +48,7 @@ Packed pack(const Product& p, size_t strips) {
 void unpack(const Product& p, size_t begin, size_t end, int8_t* panel, size_t stride) {
   for (size_t g = begin; g < end; g++)
     for (size_t r = 0; r < kTile; r++, panel += stride) {
-      levels(*p.groups[g].matrix, p.groups[g].row + r, 0, p.width, panel);
+      levels(*p.groups[g].matrix, p.groups[g].row + r, panel);
       std::memset(panel + p.width, 0, stride - p.width);
     }
   if ((end - begin) % 2) std::memset(panel, 0, kTile * stride);

@@ -23,13 +23,6 @@ void Linear::validate_and_infer_types() {
   }
 }
 
-std::shared_ptr<ov::Node> Linear::clone_with_new_inputs(const ov::OutputVector& inputs) const {
-  auto copy = std::make_shared<Linear>(*this);
-  copy->set_arguments(inputs);
-  copy->constructor_validate_and_infer_types();
-  return copy;
-}
-
 bool Linear::visit_attributes(ov::AttributeVisitor& visitor) {
   visitor.on_attribute("parts", parts_);
   visitor.on_attribute("norm", norm_);

@@ -9,8 +9,8 @@ namespace sightline {
 // with one scale each. Two int4 levels share a byte, the first in the low half. Scales are float16.
 //
 // 12 bits, in blocks of 128 values: 64 low bytes of the first half, 64 of the second, and 64 bytes of codes for their
-// high bytes, first half in the low nibbles. In a half, byte 16 j + i is value 8 j + i, or 24 + 8 j + i from i = 8 on, so
-// that a high and a low register of bytes are in order once they are interleaved. Scales then mean: 16 high bytes
+// high bytes, first half in the low nibbles. In a half, byte 16 j + i is value 8 j + i, or 24 + 8 j + i from i = 8 on,
+// so that a high and a low register of bytes are in order once they are interleaved. Scales then mean: 16 high bytes
 // that the codes stand for, in 64 bytes; how many exceptions come before each row; and the exceptions.
 struct Matrix {
   const uint8_t* data;
@@ -27,8 +27,7 @@ struct Matrix {
   }
   bool floats() const { return format() == Format::bf16 || format() == Format::bf12; }
   const uint8_t* row(size_t i) const { return data + i * row_bytes; }
-  // What a sum of products with row i still has to be multiplied by: int4 rows are scaled group by group on the way.
-  float scale(size_t i) const { return format() == Format::int8 ? _cvtsh_ss(scales[i]) : 1.0f; }
+  // What sums of products with 16 rows from i on still have to be multiplied by: int4 is scaled group by group before.
   __m512 scales_from(size_t i) const {
     if (format() != Format::int8) return _mm512_set1_ps(1.0f);
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(scales + i)));
@@ -108,10 +107,11 @@ inline void unpack(const Matrix& w, size_t i, size_t at, size_t count, uint16_t*
   }
 }
 
-// `count` levels of row i from `at` on as int8; multiples of 128 but for the end of a row.
-inline void levels(const Matrix& w, size_t i, size_t at, size_t count, int8_t* out) {
+// The levels of row i as int8.
+inline void levels(const Matrix& w, size_t i, int8_t* out) {
+  const size_t count = w.width;
   if (w.format() == Matrix::Format::int8) {
-    std::memcpy(out, w.row(i) + at, count);
+    std::memcpy(out, w.row(i), count);
     return;
   }
   const __m512i half = _mm512_set1_epi8(15);
@@ -120,7 +120,7 @@ inline void levels(const Matrix& w, size_t i, size_t at, size_t count, int8_t* o
   const __m512i back = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
   for (size_t k = 0; k < count; k += 128) {
     const __mmask64 mask = count - k >= 128 ? ~__mmask64(0) : (__mmask64(1) << (count - k) / 2) - 1;
-    const __m512i pairs = _mm512_maskz_loadu_epi8(mask, w.row(i) + (at + k) / 2);
+    const __m512i pairs = _mm512_maskz_loadu_epi8(mask, w.row(i) + k / 2);
     const __m512i low = _mm512_shuffle_epi8(meaning, _mm512_and_si512(pairs, half));
     const __m512i high = _mm512_shuffle_epi8(meaning, _mm512_and_si512(_mm512_srli_epi16(pairs, 4), half));
     const __m512i even = _mm512_unpacklo_epi8(low, high), odd = _mm512_unpackhi_epi8(low, high);

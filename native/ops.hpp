@@ -7,6 +7,19 @@
 
 namespace sightline {
 
+// What all of them have in common.
+template <class Operation>
+class Computed : public ov::op::Op {
+ public:
+  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+    auto copy = std::make_shared<Operation>(static_cast<const Operation&>(*this));
+    copy->set_arguments(inputs);
+    copy->constructor_validate_and_infer_types();
+    return copy;
+  }
+  bool has_evaluate() const override { return true; }
+};
+
 // Matrices that read the same rows: y = act(norm(x) W^T + bias) + residual, in one pass over x and over each W.
 //
 // Inputs: x [.., K] f32; gain [K] and shift [K] of the norm, f32; residual [.., N] and bias [N] f32, where there is one
@@ -16,14 +29,11 @@ namespace sightline {
 // parts: how many bf16 numbers stand for one float32 of x: 3 keep all of its bits, 1 its first eight.
 // rows, row_bytes, data, groups, scales: of each matrix; data and scales are addresses that outlive the graph. As
 // constants the plugin would copy the weights into memory of its own, which then cannot be shared or dropped.
-class Linear : public ov::op::Op {
+class Linear : public Computed<Linear> {
  public:
   OPENVINO_OP("Linear", "sightline");
-  Linear() = default;
   void validate_and_infer_types() override;
-  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
   bool visit_attributes(ov::AttributeVisitor& visitor) override;
-  bool has_evaluate() const override { return true; }
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
  private:
@@ -37,14 +47,11 @@ class Linear : public ov::op::Op {
 //
 // Inputs: qkv [F, 1, n, 3 * heads * d] f32, cos and sin [1, 1, n, d] f32 for x * cos + rotate_half(x) * sin.
 // Output: [F, 1, n, heads * d] f32. parts: as above, for every number that is multiplied.
-class FrameAttention : public ov::op::Op {
+class FrameAttention : public Computed<FrameAttention> {
  public:
   OPENVINO_OP("FrameAttention", "sightline");
-  FrameAttention() = default;
   void validate_and_infer_types() override;
-  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
   bool visit_attributes(ov::AttributeVisitor& visitor) override;
-  bool has_evaluate() const override { return true; }
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
  private:
@@ -57,14 +64,11 @@ class FrameAttention : public ov::op::Op {
 // down(silu(gate(x)) * up(x)).
 // inner: rows of gate and of up. row_bytes, groups: of gate and up, which lie in one matrix, and of down. data, scales:
 // for each expert the addresses of these two.
-class Experts : public ov::op::Op {
+class Experts : public Computed<Experts> {
  public:
   OPENVINO_OP("Experts", "sightline");
-  Experts() = default;
   void validate_and_infer_types() override;
-  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override;
   bool visit_attributes(ov::AttributeVisitor& visitor) override;
-  bool has_evaluate() const override { return true; }
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
  private:

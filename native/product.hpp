@@ -1,6 +1,8 @@
 // One call of Linear: what is multiplied with what, and what happens to the sums. Knows no tiles.
 #pragma once
 
+#include <tbb/parallel_for.h>
+
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -46,6 +48,9 @@ struct Product {
     }
   }
 
+  bool any(Matrix::Format format) const {
+    return std::any_of(matrices.begin(), matrices.end(), [=](const Matrix& w) { return w.format() == format; });
+  }
   bool all(Matrix::Format format) const {
     return std::all_of(matrices.begin(), matrices.end(), [=](const Matrix& w) { return w.format() == format; });
   }
@@ -119,6 +124,22 @@ inline void finish(const Product& p, const Group* pair, bool both, size_t i, con
     if (both) p.put_pair(i + r, pair, first, p.scaled(pair[1], _mm512_castsi512_ps(two[r])));
     else p.put(i + r, pair[0], first);
   }
+}
+
+// Calls take(s, rows) for each strip of 16 rows of x, normalised; rows behind the last are null. In several threads.
+template <class Take>
+void each_strip(const Product& p, size_t strips, const Take& take) {
+  tbb::parallel_for(size_t(0), strips, [&](size_t s) {
+    const FlushTiny flush;
+    static thread_local Scratch own;
+    float* normal = p.norm == Norm::none ? nullptr : own.get<float>(kTile * p.width);
+    const float* rows[kTile];
+    for (size_t r = 0; r < kTile; r++) {
+      const size_t i = s * kTile + r;
+      rows[r] = i < p.count ? p.row(i, normal + r * p.width) : nullptr;
+    }
+    take(s, rows);
+  });
 }
 
 // The three ways to compute it.

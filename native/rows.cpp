@@ -106,7 +106,8 @@ struct Floats {
         _mm512_storeu_ps(to + k, values);
       }
     }
-    for (size_t k = 0; p.width % 32 == 0 && k < M * p.width; k++) apart[k / 32 * 32 + k % 2 * 16 + k % 32 / 2] = x[k];
+    if (!p.any(Matrix::Format::bf12)) return;
+    for (size_t k = 0; k < M * p.width; k++) apart[k / 32 * 32 + k % 2 * 16 + k % 32 / 2] = x[k];
   }
   void dot(const Group& g, __m512 sums[M]) const {
     if (g.matrix->format() == Matrix::Format::bf16) dots<M>(g, x, sums);
@@ -131,26 +132,33 @@ struct Levels {
     excess = words.get<int32_t>(M * (1 + width / 128) * 32);
     float* normal = floats.get<float>(width);
     for (size_t m = 0; m < M; m++) {
-      const size_t at = m * width;
-      scales[m] = split_levels(p.row(m, normal), p.width, width, high + at, low + at);
-      for (size_t k = 0; k < width; k++) {
-        const size_t apart = at + k / 128 * 128 + k % 2 * 64 + k % 128 / 2;
-        high_apart[apart] = high[at + k];
-        low_apart[apart] = low[at + k];
-      }
-      for (size_t part = 0; part < 2; part++) {
-        const int8_t* x = (part ? low : high) + at;
-        __m512i whole = _mm512_setzero_si512();
-        for (size_t k = 0; k < width; k += 128) {
-          const __m512i sum = quads(quads(_mm512_setzero_si512(), 1, x + k), 1, x + k + 64);
-          whole = _mm512_sub_epi32(whole, _mm512_slli_epi32(sum, 7));
-          const int8_t* y = (part ? low_apart : high_apart) + at + k;
-          const __m512i apart = quads(quads(_mm512_setzero_si512(), 8, y), 8, y + 64);
-          _mm512_storeu_si512(block(m, k / 128, part), _mm512_sub_epi32(_mm512_setzero_si512(), apart));
-        }
-        _mm512_storeu_si512(excess + (2 * m + part) * 16, whole);
-      }
+      scales[m] = split_levels(p.row(m, normal), p.width, width, high + m * width, low + m * width);
+      if (p.any(Matrix::Format::int8)) prepare_int8(m);
+      if (p.any(Matrix::Format::int4)) prepare_int4(m);
     }
+  }
+
+  void prepare_int8(size_t m) {
+    for (size_t part = 0; part < 2; part++) {
+      __m512i sum = _mm512_setzero_si512();
+      for (size_t k = 0; k < width; k += 64) sum = quads(sum, 1, (part ? low : high) + m * width + k);
+      sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
+      _mm512_storeu_si512(excess + (2 * m + part) * 16, sum);
+    }
+  }
+
+  void prepare_int4(size_t m) {
+    for (size_t k = m * width; k < (m + 1) * width; k++) {
+      const size_t apart = k / 128 * 128 + k % 2 * 64 + k % 128 / 2;
+      high_apart[apart] = high[k];
+      low_apart[apart] = low[k];
+    }
+    for (size_t part = 0; part < 2; part++)
+      for (size_t k = 0; k < width; k += 128) {
+        const int8_t* x = (part ? low_apart : high_apart) + m * width + k;
+        const __m512i sum = quads(quads(_mm512_setzero_si512(), 8, x), 8, x + 64);
+        _mm512_storeu_si512(block(m, k / 128, part), _mm512_sub_epi32(_mm512_setzero_si512(), sum));
+      }
   }
 
   int32_t* block(size_t m, size_t i, size_t part) const {
