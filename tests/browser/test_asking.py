@@ -1,15 +1,24 @@
 """While an answer comes: stop it, ask ahead, wait in the queue, lose the server and find it again."""
 
+import asyncio
 import contextlib
 import re
+import socket
+import threading
 
 import httpx2
 import pytest
+import uvicorn
 from playwright.sync_api import expect
 
 from browser.files import pdf, video
 from browser.visit import SAMPLES
 from contract.serving import serving
+from fake_backend import FakeBackend
+from sightline.server.app import create_app
+from sightline.server.run import http_config
+from sightline.settings import Settings
+from sightline.types import Progress
 
 RECEIPT = SAMPLES / "receipt_1.png"
 
@@ -17,6 +26,20 @@ RECEIPT = SAMPLES / "receipt_1.png"
 def figures(server):
     text = httpx2.get(f"{server.url}/metrics").text
     return dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+
+@contextlib.contextmanager
+def listening(backend):
+    """The service in front of this backend, on a free port; gives its address."""
+    server = uvicorn.Server(http_config(create_app(backend, Settings())))
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            yield "http://127.0.0.1:{}".format(sock.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture
@@ -79,14 +102,15 @@ def test_every_page_of_a_document_is_counted_while_it_is_read(visit):
     assert "Putting the pages together" in visit.progress
 
 
-def test_a_video_says_how_much_of_it_was_seen(visit):
-    visit.note_progress()
-    # Moments that are alike or small would all be seen at one glance.
-    clip = video(SAMPLES / "scene_0.png", seconds=30, pace=1, scale=3)
-    visit.add({"name": "clip.webm", "mimeType": "video/webm", "buffer": clip})
-    visit.ask("What is in the video?")
-    visit.until_answered()
-    assert re.search(r"\d+ of \d+ moments seen", visit.progress)
+def test_a_video_says_how_much_of_it_was_seen(visits):
+    # The demo model has seen a clip before anybody could read this, so a backend that holds still says it.
+    with listening(FakeBackend(Progress("looking", done=4, total=15), asyncio.Event())) as url:
+        visit = visits.open(url)
+        visit.add({"name": "clip.webm", "mimeType": "video/webm", "buffer": video(SAMPLES / "scene_0.png", seconds=4)})
+        visit.ask("What is in the video?")
+        expect(visit.answer).to_contain_text("4 of 15 moments seen")
+        visit.button("Stop").click()
+        visit.until("stopped")
 
 
 def test_words_come_with_their_speed(visit):
