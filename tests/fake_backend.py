@@ -41,6 +41,8 @@ class FakeAnswer:
         self.videos: tuple[VideoInfo, ...] = ()
         self.dropped_turns = 2
         self.prompt_tokens = 10
+        self.model = "sightline-demo"
+        self.degraded = False
         self.progress = Progress("queued")
         self.usage = USAGE
         self.closed = asyncio.Event()
@@ -130,7 +132,7 @@ class FakeBackend:
         if self.failure:
             raise self.failure
 
-    def reserve(self, lane: Lane = "interactive", answers: int = 1) -> FakePlace:
+    def reserve(self, lane: Lane = "interactive", answers: int = 1, *, lighter: bool = False) -> FakePlace:
         if self.full:
             raise self.full
         self.places.append(FakePlace(lane, answers))

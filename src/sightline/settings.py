@@ -114,6 +114,9 @@ class Settings(BaseSettings):
         "", pattern=r"^(/[\w.~-]+)*$", description="all routes answer under this too: /qwen-vl for /qwen-vl/infer"
     )
     model: str | None = Field(None, description="checkpoint folder or hub id; the embedded demo model when empty")
+    lighter_model: str | None = Field(
+        None, description="checkpoint folder or hub id of a lighter model, which answers when the queue is full"
+    )
     precision: Precision = "exact"
     threads: int | None = Field(None, ge=1)
     own_kernels: bool = Field(True, description="off: OpenVINO's kernels compute everything")

@@ -76,8 +76,13 @@ Confidence = Annotated[float, Field(ge=0, le=1)]
 
 
 class Metadata(Wire):
-    """What the answer took and why it ended. `activated_experts` is null when no answer was counted."""
+    """What the answer took and why it ended. `activated_experts` is null when no answer was counted.
 
+    `model` is the one that answered; `degraded` says that it is a lighter one than was asked, which had no room.
+    """
+
+    model: str
+    degraded: bool
     processing_time_ms: int
     activated_experts: float | None
     input_tokens: int

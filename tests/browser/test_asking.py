@@ -36,7 +36,7 @@ def listening(backend):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:
-            yield "http://127.0.0.1:{}".format(sock.getsockname()[1])
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

@@ -14,7 +14,7 @@ def serve(monkeypatch, capsys):
     """Runs `sightline serve`; returns (exit code, stderr)."""
 
     def run(*words, backend):
-        monkeypatch.setattr("sightline.backends.local.LocalBackend", backend)
+        monkeypatch.setattr("sightline.backends.lighter.LocalBackend", backend)
         monkeypatch.setattr(sys, "argv", ["sightline", "serve", *words])
         with pytest.raises(SystemExit) as stopped:
             main()

@@ -67,7 +67,14 @@ async def test_a_document_is_asked_about_in_the_queue_for_bulk(body, lane):
 async def test_metadata_says_what_it_took_and_why_it_ended():
     metadata = (await send(VQA).end()).json["result"]["metadata"]
     del metadata["processing_time_ms"]
-    assert metadata == {"activated_experts": 0.0, "input_tokens": 10, "output_tokens": 2, "stopped": "end"}
+    assert metadata == {
+        "model": "sightline-demo",
+        "degraded": False,
+        "activated_experts": 0.0,
+        "input_tokens": 10,
+        "output_tokens": 2,
+        "stopped": "end",
+    }
     backend = FakeBackend(Delta("Hel", finish="length", usage=USAGE))
     assert (await send(VQA, backend).end()).json["result"]["metadata"]["stopped"] == "length"
 

@@ -50,6 +50,16 @@ class Answer(AsyncIterable[Delta], Protocol):
     def prompt_tokens(self) -> int: ...
 
     @property
+    def model(self) -> str:
+        """The id of the model that answers."""
+        ...
+
+    @property
+    def degraded(self) -> bool:
+        """Whether that is a lighter one than was asked, which had no room."""
+        ...
+
+    @property
     def progress(self) -> Progress:
         """Where the answer is now. Cheap: whoever shows it may look as often as it likes."""
         ...
@@ -131,10 +141,11 @@ class Backend(Protocol):
         """Wait until the model can answer. Raises the SightlineError that stopped it."""
         ...
 
-    def reserve(self, lane: Lane = "interactive", answers: int = 1) -> Place:
+    def reserve(self, lane: Lane = "interactive", answers: int = 1, *, lighter: bool = False) -> Place:
         """Hold room for so many answers before anything is fetched or decoded for them. The caller leaves it.
 
-        Raises Overloaded when there is none, and what else `generate` would raise for any question.
+        With `lighter`, it may be with a lighter model, if there is one and the model itself has none. Raises
+        Overloaded when there is none at all, and what else `generate` would raise for any question.
         """
         ...
 

@@ -55,12 +55,20 @@ class LocalAnswer:
     """One answer of the local engine."""
 
     def __init__(
-        self, prompt: Prompt, stream: Stream, rates: Rates, queue_s: Callable[[int], float | None], *, learns: bool
+        self,
+        backend: LocalBackend,
+        prompt: Prompt,
+        stream: Stream,
+        rates: Rates,
+        queue_s: Callable[[int], float | None],
+        *,
+        learns: bool,
     ):
         """`queue_s` says how long a request with so many others ahead of it waits for its turn.
 
         `rates` learns from the answer if `learns`: the times of one that gives way to others say little.
         """
+        self.model, self.degraded = backend.model_id, backend.stands_in
         self._prompt = prompt
         self._stream = stream
         self._rates = rates
@@ -133,10 +141,14 @@ class _Held:
 
 
 class LocalBackend:
-    """Serves one checkpoint: `settings.model` (a folder or an id pulled before), else the embedded demo model."""
+    """Serves one checkpoint: `settings.model` (a folder or an id pulled before), else the embedded demo model.
 
-    def __init__(self, settings: Settings):
+    One that `stands_in` answers for a heavier model that has no room; see `lighter`.
+    """
+
+    def __init__(self, settings: Settings, *, stands_in: bool = False):
         self._settings = settings
+        self.stands_in = stands_in
         self._folder = checkpoint_folder(settings)
         self.model_id, self.aliases = _names(settings, self._folder)
         self.created = int((self._folder / "config.json").stat().st_mtime)
@@ -174,7 +186,7 @@ class LocalBackend:
         if self._failure:
             raise self._failure
 
-    def reserve(self, lane: Lane = "interactive", answers: int = 1) -> Place:
+    def reserve(self, lane: Lane = "interactive", answers: int = 1, *, lighter: bool = False) -> Place:
         engine, _ = self._loaded()
         try:
             engine.check_room(lane, self._preparing[lane] + answers - 1)
@@ -199,7 +211,7 @@ class LocalBackend:
             prompt = await preparer.prepare(conversation, sampling, tenant)
             log.debug("%s: %d prompt tokens", request_id, len(prompt.token_ids))
             stream = engine.submit(prompt, sampling, lane)
-            return LocalAnswer(prompt, stream, self._rates, self._queue_s, learns=lane == "interactive")
+            return LocalAnswer(self, prompt, stream, self._rates, self._queue_s, learns=lane == "interactive")
         finally:
             place.leave(1)
 

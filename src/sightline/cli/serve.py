@@ -20,17 +20,20 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
     port: Annotated[int | None, typer.Option(help="8080 by default; 0 picks a free one.")] = None,
+    lighter: Annotated[
+        str | None, typer.Option(help="A smaller model, as above, that answers when the queue of the first is full.")
+    ] = None,
     precision: Annotated[Precision | None, typer.Option(help="exact by default; int8 and int4 are faster.")] = None,
 ) -> None:
     """Serve a model over HTTP, as OpenAI does. More settings: SIGHTLINE_… environment variables, see the README."""
-    settings = load_settings(model=checkpoint, host=host, port=port, precision=precision)
+    settings = load_settings(model=checkpoint, host=host, port=port, lighter_model=lighter, precision=precision)
     import structlog
 
-    from sightline.backends.local import LocalBackend
+    from sightline.backends.lighter import opened
     from sightline.server import logs, run
 
     logs.to_stderr(settings.log_level)
-    backend = LocalBackend(settings)
+    backend = opened(settings)
     try:
         sock = run.listen(settings.host, settings.port)
     except OSError as error:

@@ -223,7 +223,7 @@ class Service:
         asked = wire_tasks.parse_task(strict_json.read_json(await bodies.whole(request, limit)))
         if find(asked.task).paged:
             return await self._analyze(request, asked, stream, started)
-        place = self._reserve(request, find(asked.task).lane)
+        place = self._reserve(request, find(asked.task).lane, lighter=find(asked.task).lighter)
         task, conversation, sampling = await while_connected(request.receive, self.task_meant(asked))
         request.state.task = task.name
         request.state.pictures = openai.picture_bytes(conversation)
@@ -263,11 +263,11 @@ class Service:
         """
         self.admit()
         if answers:
-            self.backend.reserve().leave()  # a full queue is told before the body is read
+            self.backend.reserve(lighter=True).leave()  # a full queue is told before the body is read
         asked, pictures = await self._read(request)
         request.state.task = "chat"
         if answers:
-            self._reserve(request, "interactive", asked.n or 1)
+            self._reserve(request, "interactive", asked.n or 1, lighter=True)
         conversation, samplings = await while_connected(request.receive, self.chat_meant(asked, pictures))
         request.state.pictures = openai.picture_bytes(conversation)
         return asked.model_copy(update={"messages": ()}), conversation, samplings
@@ -302,9 +302,9 @@ class Service:
         body, pictures = chat_body(parts)
         return wire.parse_chat(body), pictures
 
-    def _reserve(self, request: Request, lane: Lane, answers: int = 1) -> Place:
+    def _reserve(self, request: Request, lane: Lane, answers: int = 1, *, lighter: bool = False) -> Place:
         """Room in the queue, held until answers take it or the request has ended: see Edge."""
-        place = self.backend.reserve(lane, answers)
+        place = self.backend.reserve(lane, answers, lighter=lighter)
         request.state.place = place
         return place
 

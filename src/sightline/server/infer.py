@@ -158,6 +158,8 @@ def _result(task: Task, result: Result, started: float) -> TaskResult:
         answer=result.answer,
         confidence=round(result.confidence, 4),
         metadata=Metadata(
+            model=result.model,
+            degraded=result.degraded,
             processing_time_ms=round((time.perf_counter() - started) * 1000),
             activated_experts=None if result.experts is None else round(result.experts, 2),
             input_tokens=result.input_tokens,

@@ -173,6 +173,14 @@ class _Followed:
         return self._answer.prompt_tokens
 
     @property
+    def model(self) -> str:
+        return self._answer.model
+
+    @property
+    def degraded(self) -> bool:
+        return self._answer.degraded
+
+    @property
     def progress(self) -> Progress:
         return self._answer.progress
 

@@ -298,10 +298,18 @@ class Caption:
     pictures: tuple[PictureInfo, ...] = ()
     dropped_turns: int = 0
     videos: tuple[VideoInfo, ...] = ()
+    degraded: bool = False
 
     def of(self, answer: Answer) -> Caption:
         """The same with what is known of an answer that is open."""
-        return replace(self, pictures=answer.pictures, videos=answer.videos, dropped_turns=answer.dropped_turns)
+        return replace(
+            self,
+            model=answer.model,
+            degraded=answer.degraded,
+            pictures=answer.pictures,
+            videos=answer.videos,
+            dropped_turns=answer.dropped_turns,
+        )
 
     @property
     def id(self) -> str:
@@ -360,7 +368,7 @@ def report(caption: Caption, usages: Sequence[Usage]) -> wire.Report:
     """Our own addition to the answer; the times are those of the slowest of the answers."""
     return wire.Report(
         model=caption.model,
-        degraded=False,
+        degraded=caption.degraded,
         queue_ms=round(max(u.queue_ms for u in usages), 1),
         vision_ms=round(max(u.vision_ms for u in usages), 1),
         prefill_ms=round(max(u.prefill_ms for u in usages), 1),

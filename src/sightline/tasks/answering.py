@@ -33,6 +33,8 @@ class Result:
     input_tokens: int
     output_tokens: int
     experts: float | None
+    model: str
+    degraded: bool = False  # a lighter model than was asked
     videos: tuple[VideoInfo, ...] = ()
 
 
@@ -99,6 +101,8 @@ class Reading:
             input_tokens=self.answer.prompt_tokens,
             output_tokens=self._usage.completion_tokens if self._usage else self._written,
             experts=self._usage.experts if self._usage else None,
+            model=self.answer.model,
+            degraded=self.answer.degraded,
             videos=self.answer.videos,
         )
 

@@ -1,7 +1,7 @@
 """Every task, one entry each: what it is asked with and what its answer looks like. Knows no HTTP and no engine.
 
-An entry's `lane` is its policy for queue and caches. There is none for a result cache or a lighter model, because there
-is neither yet; docs/architecture.md says where they will stand.
+An entry's `lane` is its policy for queue and caches, `lighter` what becomes of it when the queue is full. There is no
+result cache yet; docs/architecture.md says where its policy will stand.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Task:
     paged: bool = False  # asked of each page of a document, see documents.py
     # The queue of a live call, and whether what it leaves in the caches goes first. A batch asks in bulk anyway.
     lane: Lane = "interactive"
+    # Whether a lighter model answers a live call, where there is one, when the queue is full. Else the call is refused.
+    lighter: bool = True
 
     @property
     def structured(self) -> bool:
@@ -131,6 +133,7 @@ _ALL = (
         max_tokens=1024,
         paged=True,
         lane="bulk",
+        lighter=False,  # all pages by one model, so that they can be put together; a page waits for its place
     ),
     Task(
         "video_qa",

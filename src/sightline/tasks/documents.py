@@ -88,6 +88,7 @@ class DocumentReading:
             input_tokens=sum(result.input_tokens for result in self._results),
             output_tokens=sum(result.output_tokens for result in self._results),
             experts=math.fsum(experts) / len(experts) if experts else None,
+            model=self._results[0].model,
         )
 
     async def _read(self, page: Page) -> PageAnswer:
