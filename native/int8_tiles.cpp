@@ -54,19 +54,38 @@ void unpack(const Product& p, size_t begin, size_t end, int8_t* panel, size_t st
   if ((end - begin) % 2) std::memset(panel, 0, kTile * stride);
 }
 
+// The levels of two groups of weight rows, each row `stride` bytes behind the one before.
+struct Levels {
+  const int8_t *first, *second;
+  size_t stride;
+};
+
+// What will be read from memory next: the rows of two groups, asked for line by line while others are multiplied.
+struct Ahead {
+  const uint8_t* rows[2] = {};
+  size_t lines = 0;  // of each group, to ask for with each block
+
+  void ask() {
+    for (size_t i = 0; i < lines; i++)
+      for (const uint8_t*& at : rows) {
+        _mm_prefetch((const char*)at, _MM_HINT_T1);
+        at += 64;
+      }
+  }
+};
+
 // Sums of 2 x 16 weight rows with 16 rows of x over `blocks`: tiles 0 and 2 with the high parts, 1 and 3 with the low.
-// `lines` cache lines from `next` on, which the next panel is made of, are asked for with each block.
-void multiply(const int8_t* a, size_t stride, const int8_t* b, size_t blocks, const uint8_t* next, size_t lines) {
+void multiply(const Levels& a, size_t from, const int8_t* b, size_t blocks, Ahead& ahead) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (size_t k = 0; k < blocks; k++, a += kLevels, b += kParts * kTileWords * 4) {
-    _tile_loadd(4, a, stride);
-    _tile_loadd(5, a + kTile * stride, stride);
+  for (size_t k = from; k < from + blocks; k++, b += kParts * kTileWords * 4) {
+    _tile_loadd(4, a.first + k * kLevels, a.stride);
+    _tile_loadd(5, a.second + k * kLevels, a.stride);
     _tile_loadd(6, b, 64);
     _tile_loadd(7, b + kTileWords * 4, 64);
-    for (size_t i = 0; i < lines; i++, next += 64) _mm_prefetch((const char*)next, _MM_HINT_T1);
+    ahead.ask();
     _tile_dpbssd(0, 4, 6);
     _tile_dpbssd(1, 4, 7);
     _tile_dpbssd(2, 5, 6);
@@ -88,9 +107,8 @@ void add(const Group& g, size_t block, const int32_t* high, const int32_t* low, 
   }
 }
 
-// Two groups of weight rows, unpacked in `a`, with strip `s` of x. `next`: what will be read from memory after them.
-void pair_by_tiles(const Product& p, size_t g, bool both, const int8_t* a, size_t stride, const Packed& x, size_t s,
-                   const uint8_t* next) {
+// Two groups of weight rows, whose levels are `a`, with strip `s` of x.
+void pair_by_tiles(const Product& p, size_t g, bool both, const Levels& a, const Packed& x, size_t s, Ahead ahead) {
   alignas(64) float sums[2][kTileWords] = {};
   alignas(64) int32_t tiles[4][kTileWords];
   const size_t blocks = (p.width + kLevels - 1) / kLevels;
@@ -99,10 +117,9 @@ void pair_by_tiles(const Product& p, size_t g, bool both, const int8_t* a, size_
     const Matrix& w = *group->matrix;
     if (w.format() == Matrix::Format::int4) span = std::min(span, w.width / w.groups / kLevels);
   }
-  const size_t lines = next ? 2 * kTile * p.groups[g].matrix->row_bytes / (blocks * 64) : 0;
   for (size_t k = 0; k < blocks; k += span) {
-    multiply(a + k * kLevels, stride, x.tiles + s * x.strip + k * kParts * kTileWords * 4, std::min(span, blocks - k),
-             next + k * lines * 64, lines);
+    const int8_t* b = x.tiles + s * x.strip + k * kParts * kTileWords * 4;
+    multiply(a, k, b, std::min(span, blocks - k), ahead);
     _tile_stored(0, tiles[0], 64);
     _tile_stored(1, tiles[1], 64);
     _tile_stored(2, tiles[2], 64);
@@ -116,14 +133,37 @@ void pair_by_tiles(const Product& p, size_t g, bool both, const int8_t* a, size_
   finish(p, &p.groups[g], both, s * kTile, sums[0], sums[1]);
 }
 
+// What comes behind group `g` and its pair, a line of each group's for each block of `blocks`.
+Ahead behind(const Product& p, size_t g, size_t blocks) {
+  if (g + 3 >= p.groups.size()) return {};
+  const Group *one = &p.groups[g + 2], *two = &p.groups[g + 3];
+  return {{one->matrix->row(one->row), two->matrix->row(two->row)}, kTile * one->matrix->row_bytes / (blocks * 64)};
+}
+
+// A few strips of x, while memory sets the pace: levels of int8 are multiplied where they lie, a pair a task.
+void in_place(const Product& p, const Packed& x, size_t strips) {
+  const size_t blocks = p.width / kLevels, pairs = (p.groups.size() + 1) / 2;
+  tbb::parallel_for(size_t(0), pairs, [&](size_t pair) {
+    const Tiles tiles;
+    const size_t g = 2 * pair;
+    const bool both = g + 1 < p.groups.size();
+    const Group &one = p.groups[g], &two = p.groups[both ? g + 1 : g];
+    const auto levels = [](const Group& group) { return (const int8_t*)group.matrix->row(group.row); };
+    for (size_t s = 0; s < strips; s++)
+      pair_by_tiles(p, g, both, {levels(one), levels(two), one.matrix->row_bytes}, x, s,
+                    s == 0 ? behind(p, g, blocks) : Ahead{});
+  });
+}
+
 }  // namespace
 
 void by_int8_tiles(const Product& p) {
   const size_t strips = (p.count + kTile - 1) / kTile;
   const Packed x = pack(p, strips);
+  const bool memory_bound = p.count <= kSmallBatch;
+  if (memory_bound && p.all(Matrix::Format::int8) && p.width % kLevels == 0) return in_place(p, x, strips);
   const size_t stride = (p.width + kLevels - 1) / kLevels * kLevels + kLevels;  // 16 rows must not share a cache set
   const size_t pairs = (p.groups.size() + 1) / 2;
-  const bool memory_bound = p.count <= kSmallBatch;
   size_t step = memory_bound ? 1 : std::clamp<size_t>((1 << 20) / (2 * kTile * stride), 1, 16);
   step = std::max<size_t>(1, std::min(step, pairs / 8));
   tbb::parallel_for(size_t(0), (pairs + step - 1) / step, [&](size_t task) {
@@ -132,12 +172,11 @@ void by_int8_tiles(const Product& p) {
     int8_t* panel = own.get<int8_t>(2 * step * kTile * stride);
     const size_t begin = 2 * task * step, end = std::min(begin + 2 * step, p.groups.size());
     unpack(p, begin, end, panel, stride);
-    const Group& last = p.groups[end - 1];
-    const bool more = memory_bound && last.row + kTile < last.matrix->rows;
     for (size_t s = 0; s < strips; s++)
       for (size_t g = begin; g < end; g += 2) {
-        const uint8_t* next = more && s == 0 ? last.matrix->row(last.row + kTile) : nullptr;
-        pair_by_tiles(p, g, g + 1 < end, panel + (g - begin) * kTile * stride, stride, x, s, next);
+        const int8_t* first = panel + (g - begin) * kTile * stride;
+        const Ahead ahead = memory_bound && s == 0 ? behind(p, g, stride / kLevels - 1) : Ahead{};
+        pair_by_tiles(p, g, g + 1 < end, {first, first + kTile * stride, stride}, x, s, ahead);
       }
   });
 }

@@ -124,14 +124,22 @@ def release_pages(maps: Iterable[Array]) -> None:
     import mmap
 
     for array in maps:
-        mapping: Any = array
-        while isinstance(mapping, np.ndarray):
-            mapping = mapping.base
-        if isinstance(mapping, mmap.mmap):
+        mapping = map_of(array)
+        if mapping is not None:
             start = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
             first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
             if first < start + array.nbytes:  # else it lies within one page
                 mapping.madvise(mmap.MADV_DONTNEED, first, start + array.nbytes - first)
+
+
+def map_of(array: Array) -> Any:
+    """The file map (mmap.mmap) that an array is a view of, or None."""
+    import mmap
+
+    mapping: Any = array
+    while isinstance(mapping, np.ndarray):
+        mapping = mapping.base
+    return mapping if isinstance(mapping, mmap.mmap) else None
 
 
 def read_safetensors(path: Path) -> tuple[Array, dict[str, Tensor]]:

@@ -89,8 +89,10 @@ def choose(precision: Precision, threads: int, config: ModelConfig, own: bool = 
 
 def _own_kernels(core: ov.Core, precision: Precision, wanted: bool) -> tuple[OwnKernels | None, str]:
     """Our own kernels, or why there are none."""
+    machine = read_machine()
+    room = machine.memory_available * 3 // 5
     try:
-        return open_own(core, 3 if precision == "exact" else 1, read_machine().flags, wanted), ""
+        return open_own(core, 3 if precision == "exact" else 1, machine.flags, wanted, room=room), ""
     except NoOwnKernels as why_not:
         return None, why_not.reason
 

@@ -71,7 +71,7 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
     threads = settings.threads or read_machine().cores
     chosen = k.choose(settings.precision, threads, config, settings.own_kernels)
     weights, as_stored = _weights(checkpoint, settings, chosen, progress)
-    with _releasing(weights) if chosen.own is None else nullcontext():  # ours read weights where they lie
+    with _releasing(weights) if chosen.own is None else nullcontext():  # ours take no copies but in an arena
         tell("compiling", 0.0)
         vision_tower = _beside(lambda: _warm_vision(config, weights, chosen))
         language = LanguageModel(config, weights, chosen)

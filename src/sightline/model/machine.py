@@ -123,8 +123,8 @@ def memory_need(
     the matrices of a language model of our own kernels'. int8: 1 byte
     and a 2-byte scale per row, with bf16 2 bytes in a vision tower of the plugin's. int4: in the language layers half a
     byte and a 2-byte scale per group of 128, in their value matrices and elsewhere 1 byte and a 2-byte scale per row.
-    What our own kernels read is the mapped file itself: the system may take it from memory and read it again, but
-    slowly, so it counts.
+    Our own kernels read copies, or where memory is short the mapped file itself: the system may take that from memory
+    and read it again, but slowly, so it counts.
     Norms, biases, position tables, routers and the patch embedding: 4 bytes always. The embedding table counts in full,
     though only rows in use stay resident.
     kv: keys and values, float32 for exact, 16 bits for int8; for int4 a byte, and 8 bytes for each head.

@@ -16,6 +16,7 @@ import openvino as ov
 from openvino.op import Constant
 from openvino.utils.node_factory import NodeFactory
 
+from sightline.model.arena import Arena
 from sightline.model.weights import Weight
 
 Node = Any
@@ -46,9 +47,14 @@ class NoOwnKernels(Exception):
 
 
 def open_own(
-    core: ov.Core, parts: Literal[1, 3], flags: Collection[str], wanted: bool = True, library: Path = LIBRARY
+    core: ov.Core,
+    parts: Literal[1, 3],
+    flags: Collection[str],
+    wanted: bool = True,
+    library: Path = LIBRARY,
+    room: int = 0,
 ) -> OwnKernels:
-    """Our kernels for a processor with these `flags`. Raises NoOwnKernels."""
+    """Our kernels for a processor with these `flags`, with `room` for copies of weights. Raises NoOwnKernels."""
     if not wanted:
         raise NoOwnKernels("turned off by SIGHTLINE_OWN_KERNELS")
     if not NEEDS.issubset(flags):
@@ -56,7 +62,7 @@ def open_own(
     if not library.exists():
         raise NoOwnKernels("not built", "in a clone, install a C++ compiler (apt install g++) and run make kernels")
     try:
-        return OwnKernels(core, parts, library)
+        return OwnKernels(core, parts, library, room)
     except RuntimeError:  # built for another OpenVINO, or for a newer system, or this one refuses the use of tiles
         raise NoOwnKernels(
             f"{library.name} cannot be loaded here", "in a clone, delete it and run make kernels"
@@ -75,7 +81,9 @@ def why_not(flags: Collection[str], wanted: bool = True) -> NoOwnKernels | None:
 class OwnKernels:
     """The library's operations. Raises RuntimeError when it cannot be loaded into this OpenVINO."""
 
-    def __init__(self, core: ov.Core, parts: Literal[1, 3], library: Path = LIBRARY):
+    def __init__(self, core: ov.Core, parts: Literal[1, 3], library: Path = LIBRARY, room: int = 0):
+        """`room`: most bytes of weights to copy out of the files they come from, for the sake of speed."""
+        self._arena = Arena(room)
         core.add_extension(str(library))
         self._factory = NodeFactory()
         self._factory.add_extension(str(library))
@@ -88,6 +96,10 @@ class OwnKernels:
     def fit(weights: Sequence[Weight]) -> bool:
         """Whether the kernels can read matrices of these shapes and types as they lie."""
         return all(_fits(weight) for weight in weights)
+
+    def copied(self, array: Any) -> bool:
+        """Whether a matrix that was handed over is not read where it lies."""
+        return self._arena.has(array)
 
     def linear(
         self,
@@ -103,7 +115,7 @@ class OwnKernels:
         inputs += [_floats(None) if residual is None else _output(residual), _floats(bias)]
         kind = "" if norm is None else "rms" if norm.shift is None else "layer"
         attributes = {"parts": self._parts, "norm": kind, "act": act, "eps": norm.eps if norm else 0.0}
-        return list(self._factory.create("Linear", inputs, attributes | _matrices(weights)).outputs())
+        return list(self._factory.create("Linear", inputs, attributes | self._matrices(weights)).outputs())
 
     def frame_attention(self, qkv: Node, cos: Node, sin: Node, heads: int) -> Node:
         """Attention of every patch of a frame to all of them: [F, 1, n, 3 * heads * d] -> [F, 1, n, heads * d]."""
@@ -115,11 +127,23 @@ class OwnKernels:
 
         `pairs` holds for each expert gate and up in one matrix [2 * inner, hidden], and down [hidden, inner].
         """
-        flat = _matrices([weight for pair in pairs for weight in pair])
+        flat = self._matrices([weight for pair in pairs for weight in pair])
         del flat["rows"]
         flat |= {"row_bytes": flat["row_bytes"][:2], "groups": flat["groups"][:2]}
         attributes = {"parts": self._parts, "inner": pairs[0][0].shape[0] // 2, **flat}
         return self._factory.create("Experts", [_output(x), _output(ids), _output(shares)], attributes).output(0)
+
+    def _matrices(self, weights: Sequence[Weight]) -> dict[str, list[int]]:
+        """Where the matrices lie. Whoever compiles the graph keeps these kernels and the weights as long as it runs."""
+        scales = [np.zeros(0, np.float16) if weight.scale is None else weight.scale for weight in weights]
+        beside = [scale if weight.rest is None else weight.rest for scale, weight in zip(scales, weights, strict=True)]
+        return {
+            "rows": [weight.shape[0] for weight in weights],
+            "row_bytes": [weight.data.nbytes // weight.shape[0] for weight in weights],
+            "data": [self._arena.put(weight.data).ctypes.data for weight in weights],
+            "groups": [scale.size // weight.shape[0] for scale, weight in zip(scales, weights, strict=True)],
+            "scales": [self._arena.put(array).ctypes.data for array in beside],
+        }
 
 
 def _fits(weight: Weight) -> bool:
@@ -139,16 +163,3 @@ def _output(node: Node) -> Node:
 def _floats(values: Any) -> Node:
     array = np.zeros(0, np.float32) if values is None else np.ascontiguousarray(values, np.float32)
     return Constant(ov.Tensor(array.reshape(-1))).output(0)
-
-
-def _matrices(weights: Sequence[Weight]) -> dict[str, list[int]]:
-    """Where the matrices lie. Whoever compiles the graph keeps their arrays as long as it runs."""
-    scales = [np.zeros(0, np.float16) if weight.scale is None else weight.scale for weight in weights]
-    beside = [scale if weight.rest is None else weight.rest for scale, weight in zip(scales, weights, strict=True)]
-    return {
-        "rows": [weight.shape[0] for weight in weights],
-        "row_bytes": [weight.data.nbytes // weight.shape[0] for weight in weights],
-        "data": [weight.data.ctypes.data for weight in weights],
-        "groups": [scale.size // weight.shape[0] for scale, weight in zip(scales, weights, strict=True)],
-        "scales": [array.ctypes.data for array in beside],
-    }

@@ -75,7 +75,7 @@ class VisionTower:
     def __init__(self, config: ModelConfig, weights: Weights, kernels: Kernels):
         self.config = config.vision
         self._pixels = config.pixels
-        self._weights = weights  # the graph reads them where they lie
+        self._weights, self._kernels = weights, kernels  # the graph reads what they hold where it lies
         self._table = weights.values(_POS, self.config.positions**2, self.config.hidden)
         self.compiled = kernels.compile(build(config, weights, kernels), kernels.vision)
         self._request = self.compiled.create_infer_request()
