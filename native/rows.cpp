@@ -187,15 +187,19 @@ struct Levels {
       rest[m] = _mm512_loadu_si512(excess + (2 * m + 1) * 16);
     }
     const uint8_t* at = w.row(g.row + r);
-    for (size_t k = 0; k < w.width; k += 64, at += 64) {
-      const __mmask64 mask = w.width - k >= 64 ? ~__mmask64(0) : (__mmask64(1) << (w.width - k)) - 1;
-      ask(at);
-      const __m512i levels = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, at), _mm512_set1_epi8(char(0x80)));
+    const size_t whole = w.width / 64 * 64, left = w.width - whole;
+    const auto add = [&](__m512i values, size_t k) {
+      const __m512i levels = _mm512_xor_si512(values, _mm512_set1_epi8(char(0x80)));
       for (size_t m = 0; m < M; m++) {
         top[m] = _mm512_dpbusd_epi32(top[m], levels, _mm512_loadu_si512(high + m * width + k));
         rest[m] = _mm512_dpbusd_epi32(rest[m], levels, _mm512_loadu_si512(low + m * width + k));
       }
+    };
+    for (size_t k = 0; k < whole; k += 64) {
+      ask(at + k);
+      add(_mm512_loadu_si512(at + k), k);
     }
+    if (left) add(_mm512_maskz_loadu_epi8((__mmask64(1) << left) - 1, at + whole), whole);
     for (size_t m = 0; m < M; m++) {
       const __m512 upper = _mm512_mul_ps(_mm512_cvtepi32_ps(top[m]), _mm512_set1_ps(128.0f));
       out[m][r] = _mm512_reduce_add_ps(_mm512_add_ps(upper, _mm512_cvtepi32_ps(rest[m])));
