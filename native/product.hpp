@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 #include <vector>
 
 #include "matrix.hpp"
@@ -34,18 +33,20 @@ struct Product {
   std::vector<Group> groups;  // in the order they are computed, two at a time: for a gate its two halves
 
   void lay_out(const std::vector<float*>& outputs) {
-    for (size_t i = 0; i < matrices.size(); i++) {
-      float* y = outputs[std::min(i, outputs.size() - 1)];
-      const size_t columns = act == Act::silu_gate && matrices.size() == 1 ? matrices[i].rows / 2 : matrices[i].rows;
-      for (size_t r = 0; r < matrices[i].rows; r += kTile) groups.push_back({&matrices[i], r, y, columns});
+    size_t rows = 0;
+    for (const Matrix& w : matrices) rows += w.rows;
+    groups.reserve(rows / kTile);
+    if (act == Act::silu_gate) {  // gate and up are two matrices, or the halves of one
+      const Matrix &gate = matrices.front(), &up = matrices.back();
+      const size_t half = rows / 2, behind = matrices.size() == 1 ? half : 0;
+      for (size_t r = 0; r < half; r += kTile) {
+        groups.push_back({&gate, r, outputs[0], half});
+        groups.push_back({&up, behind + r, outputs[0], half});
+      }
+      return;
     }
-    if (act != Act::silu_gate) return;
-    const std::vector<Group> in_order = std::exchange(groups, {});
-    const size_t half = in_order.size() / 2;
-    for (size_t i = 0; i < half; i++) {
-      groups.push_back(in_order[i]);
-      groups.push_back(in_order[half + i]);
-    }
+    for (size_t i = 0; i < matrices.size(); i++)
+      for (size_t r = 0; r < matrices[i].rows; r += kTile) groups.push_back({&matrices[i], r, outputs[i], matrices[i].rows});
   }
 
   bool any(Matrix::Format format) const {
