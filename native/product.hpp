@@ -46,7 +46,8 @@ struct Product {
       return;
     }
     for (size_t i = 0; i < matrices.size(); i++)
-      for (size_t r = 0; r < matrices[i].rows; r += kTile) groups.push_back({&matrices[i], r, outputs[i], matrices[i].rows});
+      for (size_t r = 0; r < matrices[i].rows; r += kTile)
+        groups.push_back({&matrices[i], r, outputs[i], matrices[i].rows});
   }
 
   bool any(Matrix::Format format) const {
@@ -144,7 +145,7 @@ void each_strip(const Product& p, size_t strips, const Take& take) {
 }
 
 // The three ways to compute it.
-bool few_rows(const Product& p);       // up to four rows of x, without tiles; false where it cannot
+bool few_rows(const Product& p);       // up to four rows of x, one where all is int8; false where it cannot
 void by_bf16_tiles(const Product& p);  // weights unpacked to bf16, x as one or three bf16 parts
 void by_int8_tiles(const Product& p);  // int8 or int4 levels, x as two int8 parts
 

@@ -81,9 +81,10 @@ class FakeAnswer:
 class FakePlace:
     """Room for `held` answers, until it is left."""
 
-    def __init__(self, lane: Lane, held: int):
+    def __init__(self, lane: Lane, held: int, lighter: bool):
         self.lane = lane
         self.held = held
+        self.lighter = lighter
 
     def leave(self, answers: int | None = None) -> None:
         self.held -= self.held if answers is None else min(answers, self.held)
@@ -135,7 +136,7 @@ class FakeBackend:
     def reserve(self, lane: Lane = "interactive", answers: int = 1, *, lighter: bool = False) -> FakePlace:
         if self.full:
             raise self.full
-        self.places.append(FakePlace(lane, answers))
+        self.places.append(FakePlace(lane, answers, lighter))
         return self.places[-1]
 
     async def generate(

@@ -56,6 +56,14 @@ def test_what_finds_no_room_stays_where_it_is(mapped):
     assert arena.put(mapped[:5]) is not mapped  # smaller ones may still
 
 
+def test_without_memory_from_the_system_it_stays_there_too(mapped, monkeypatch):
+    def refused(_size):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("sightline.model.arena._pages", refused)
+    assert Arena(room=mapped.nbytes).put(mapped) is mapped
+
+
 def test_what_lies_in_no_map_is_not_copied():
     own = np.ones(1000, np.float32)
     assert Arena(room=1 << 20).put(own) is own

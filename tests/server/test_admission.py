@@ -219,3 +219,25 @@ async def test_who_waits_for_an_answer_does_not_hold_the_media_of_the_question(p
             await asyncio.sleep(0)
     written.set()
     assert (await asking.end()).status == 200
+
+
+PDF = "data:application/pdf;base64," + base64.b64encode(b"%PDF-1.7").decode()
+DOCUMENT = {"task": "doc_analyze", "documents": [PDF]}
+
+
+@pytest.mark.parametrize(
+    ("body", "route", "may"), [(CHAT, None, True), (TASK, "/infer", True), (DOCUMENT, "/infer", False)]
+)
+async def test_a_lighter_model_may_answer_chats_and_tasks_but_no_documents(body, route, may):
+    app, backend, fetching = house()
+    fetching.may_end.set()
+    await (post(app, body, route) if route else post(app, body)).end()
+    assert backend.places
+    assert {place.lighter for place in backend.places} == {may}
+
+
+async def test_no_lighter_model_answers_the_lines_of_a_batch():
+    app, backend, fetching = house()
+    fetching.may_end.set()
+    await answer_line(app.state.service, "/v1/chat/completions", CHAT, "req_1")
+    assert [place.lighter for place in backend.places] == [False]

@@ -6,7 +6,7 @@ It is loaded after the first, into the memory that this has left.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -31,7 +31,7 @@ class _LighterPlace:
 
 
 class WithLighter:
-    """Both as one backend, which is the first but for what it had no room for."""
+    """Both as one backend, which is the first but for what it had no room for. Its defaults hold for both."""
 
     def __init__(self, main: Backend, lighter: Backend):
         """Every answer of `lighter` is to say that it is `degraded`."""
@@ -109,12 +109,17 @@ class WithLighter:
     ) -> Answer:
         if not isinstance(place, _LighterPlace):
             return await self._main.generate(conversation, sampling, request_id=request_id, lane=lane, place=place)
+        shorter = (self._lighter.max_context or 0) < (self._main.max_context or 0)
+        if shorter:
+            conversation = replace(conversation, may_drop_turns=False)
         try:
             return await self._lighter.generate(
                 conversation, sampling, request_id=request_id, lane=lane, place=place.place
             )
-        except PromptTooLong:  # its context may be shorter, and nobody asked for this model
-            raise place.refusal from None
+        except PromptTooLong:
+            if shorter:  # nobody asked for this context
+                raise place.refusal from None
+            raise
 
     async def pages(self, document: Document) -> tuple[Page, ...]:
         return await self._main.pages(document)
@@ -135,6 +140,8 @@ class WithLighter:
         except SightlineError:
             if self._lighter.state == "failed":
                 log.error(f"the lighter model cannot be loaded: {self._lighter.detail}; a full queue is refused")
+        except Exception:
+            log.exception("the lighter model cannot be loaded; a full queue is refused")
 
 
 def opened(settings: Settings) -> Backend:

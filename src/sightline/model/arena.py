@@ -32,7 +32,8 @@ class Arena:
         self._lock = threading.Lock()
         self._chunk: Array = np.zeros(0, np.uint8)
         self._used = 0
-        self._copies: dict[tuple[int, int], Array] = {}  # by address and size: tied matrices are copied once
+        # By address and size, with the original, whose address is taken as long: tied matrices are copied once.
+        self._copies: dict[tuple[int, int], tuple[Array, Array]] = {}
 
     def put(self, array: Array) -> Array:
         """A copy of a contiguous array from a file's map, whose pages are given back; without room, the array.
@@ -44,12 +45,19 @@ class Arena:
         place = (array.ctypes.data, array.nbytes)
         with self._lock:
             if place in self._copies:
-                return self._copies[place]
+                return self._copies[place][1]
             if array.nbytes > self._room:
                 return array
-            copy = self._copies[place] = self._take(array.nbytes).view(array.dtype).reshape(array.shape)
+            try:
+                taken = self._take(array.nbytes)
+            except OSError:  # the system, or a limit on this process, refuses more memory
+                self._room = 0
+                return array
+        copy = taken.view(array.dtype).reshape(array.shape)
         np.copyto(copy, array)
         release_pages([array])
+        with self._lock:
+            self._copies[place] = array, copy
         return copy
 
     def has(self, array: Array) -> bool:
@@ -57,11 +65,11 @@ class Arena:
         return (array.ctypes.data, array.nbytes) in self._copies
 
     def _take(self, size: int) -> Array:
-        self._room -= size
         if self._used + size > len(self._chunk):
             self._chunk, self._used = _pages(max(size, _CHUNK)), 0
         taken = self._chunk[self._used : self._used + size]
         self._used += -(-size // _LINE) * _LINE
+        self._room -= size
         return taken
 
 

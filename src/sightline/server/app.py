@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from sightline import __version__, strict_json, wire, wire_tasks
-from sightline.backends import Backend, Place
+from sightline.backends import Answer, Backend, Place
 from sightline.errors import (
     InternalError,
     InvalidRequest,
@@ -244,7 +244,8 @@ class Service:
     async def _analyze(self, request: Request, asked: wire_tasks.TaskRequest, stream: bool, started: float) -> Response:
         """A task that reads a document page by page."""
         request_id: str = request.state.request_id
-        place = self._reserve(request, find(asked.task).lane)  # its pages wait in the queue by themselves
+        task = find(asked.task)
+        place = self._reserve(request, task.lane, lighter=task.lighter)  # its pages wait in the queue by themselves
         reading = await while_connected(request.receive, self.document_meant(asked, request_id, asked.task))
         place.leave()
         request.state.task, request.state.pictures = asked.task, [len(reading.pages[0].document.data)]
@@ -290,7 +291,16 @@ class Service:
         finding = self.sources.of(partial(infer.analysis, asked, self.backend.defaults))
         task, document, text, sampling = await finding
         pages = await self.backend.pages(document)
-        ask = partial(self.ledger.generate, request_id=request_id, task=named, lane=task.lane)
+
+        async def ask(conversation: Conversation, sampling: Sampling) -> Answer:
+            place = self.backend.reserve(task.lane, lighter=task.lighter)
+            try:
+                return await self.ledger.generate(
+                    conversation, sampling, request_id=request_id, task=named, lane=task.lane, place=place
+                )
+            finally:
+                place.leave()
+
         return DocumentReading(task, pages, text, sampling, ask, self.backend.takes_instructions)
 
     async def _read(self, request: Request) -> tuple[wire.ChatRequest, tuple[bytes, ...]]:
