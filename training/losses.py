@@ -16,7 +16,12 @@ QUESTION_LAYER = 1
 ANSWER_LAYERS = (2, 3)
 NOTHING_WEIGHT = 0.15  # of the class "nothing here", which is most of every picture
 LINK_BLOCKS = (3, 4)  # early enough for another block to use what was fetched
-LINK_HEADS = {Link.PARTNER: slice(0, 2), Link.HIGHEST: slice(2, 3), Link.LOWEST: slice(3, 4)}
+LINK_HEADS = {
+    Link.PARTNER: slice(0, 2),
+    Link.HIGHEST: slice(2, 3),
+    Link.LOWEST: slice(3, 4),
+    Link.PREVIOUS: slice(4, 5),
+}
 LINK_WEIGHT, PLACE_WEIGHT = 0.5, 4.0
 LABEL_WEIGHT, ANSWER_GLANCE_WEIGHT, QUESTION_GLANCE_WEIGHT = 0.5, 0.25, 0.2
 SIDES_WEIGHT = 4.0
@@ -28,7 +33,7 @@ class LabelHeads(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.patch = nn.Linear(shape.vision.hidden, GLYPHS_PER_PATCH * CLASSES)
-        self.token = nn.Linear(shape.text.hidden, (GLYPHS_PER_TOKEN + Find.WIDTH) * CLASSES)
+        self.token = nn.Linear(shape.text.hidden, (GLYPHS_PER_TOKEN + Find.SIDE) * CLASSES)
         self.place = nn.Linear(shape.text.hidden, 6)
         self.sides = nn.Linear(shape.text.hidden, 4)
 
@@ -39,7 +44,7 @@ class LabelHeads(nn.Module):
         glyphs = batch.patch_labels.view(pictures, patches // 4, GLYPHS_PER_TOKEN)
         patch_loss, patch_right = _label_loss(patch_logits, batch.patch_labels)
         glyph_loss, glyph_right = _label_loss(token_logits[:, :, :GLYPHS_PER_TOKEN], glyphs)
-        find_loss, find_right = _label_loss(token_logits[:, :, GLYPHS_PER_TOKEN:], batch.token_labels)
+        find_loss, find_right = _label_loss(token_logits[:, :, GLYPHS_PER_TOKEN:], batch.token_labels[..., : Find.SIDE])
         own_error, box_error = self._place_errors(seen, batch)
         shown = {
             "patch_right": patch_right,
@@ -68,7 +73,8 @@ class Lesson:
 def look(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
     """The vision tower alone, taught by its labels."""
     loss, figures = heads(model.model.visual(batch.pixels), batch)
-    link_loss, figures["link"], figures["extreme"] = _link_loss(model, batch)
+    link_loss, masses = _link_loss(model, batch)
+    figures |= masses
     return Lesson(loss + LINK_WEIGHT * link_loss, figures)
 
 
@@ -76,7 +82,8 @@ def answer(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
     """Everything: answers, labels and glances."""
     seen = model.model.visual(batch.pixels)
     label_loss, figures = heads(seen, batch)
-    link_loss, figures["link"], figures["extreme"] = _link_loss(model, batch)
+    link_loss, masses = _link_loss(model, batch)
+    figures |= masses
     mask = tree_mask(batch.segments)
     hidden = model.read(batch.ids, batch.positions, mask, seen, batch.visible)
     answered = batch.targets >= 0
@@ -130,18 +137,15 @@ def _label_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return loss, (right * something).sum() / something.sum().clamp(min=1)
 
 
-def _link_loss(model: DemoModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """The vision tower's glances: the loss, and the attention from values to names and back, and to a chart's highest.
-
-    Its lowest is taught like its highest.
-    """
+def _link_loss(model: DemoModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The vision tower's glances: the loss, and the attention that goes where each kind of link leads."""
     blocks, evenly = model.model.visual.blocks, torch.ones_like(batch.patch_links[:, 0], dtype=torch.float32)
-    losses, masses = [], []
+    losses, masses = [], {}
     for link, heads in LINK_HEADS.items():
         glances = [_glance(blocks[n].attn.recorded, heads, batch.patch_links[:, link], evenly) for n in LINK_BLOCKS]
         losses += [loss for loss, _ in glances]
-        masses.append(sum(mass for _, mass in glances) / len(glances))
-    return sum(losses) / len(LINK_BLOCKS), masses[Link.PARTNER], masses[Link.HIGHEST]
+        masses[link.name.lower()] = sum(mass for _, mass in glances) / len(glances)
+    return sum(losses) / len(LINK_BLOCKS), masses
 
 
 def _glance(

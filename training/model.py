@@ -327,5 +327,12 @@ class DemoModel(nn.Module):
                 x = x + torch.zeros_like(x).masked_scatter(where, seen.deepstack[number].to(x.dtype))
         return decoder.norm(x)
 
+    def compile_layers(self) -> None:
+        """Have layers and mergers compiled when they first run (a minute each time); a step takes a quarter less."""
+        visual = self.model.visual
+        mergers = [visual.merger, *visual.deepstack_merger_list]
+        for part in (*visual.blocks, *mergers, *self.model.language_model.layers):
+            part.compile(dynamic=True)
+
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.model.language_model.embed_tokens.weight)

@@ -18,7 +18,7 @@ PANELS = {
         "find_right",
         "token_right",
         "glance",
-        "link",
+        "partner",
     ],
 }
 Line = list[tuple[float, float]]

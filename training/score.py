@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-JSON_TASKS = {"receipt.json", "chart.parse", "form.json"}
+JSON_TASKS = {"receipt.json", "chart.parse", "form.json", "unlisted.json"}
 BOX_TASKS = {"scene.box", "scene.boxes"}
 TEXT_TASKS = {"receipt.text", "text.text", "text.line", "form.text", "scene.caption"}
 SAME_BOX_IOU = 0.5
@@ -22,6 +22,8 @@ def is_right(task: str, expected: str, answer: str) -> bool:
 
 def bar(task: str) -> float | None:
     """The share of right answers that the project promises; none where it promises nothing."""
+    if task.startswith("unlisted."):
+        return None  # outside the stated vocabulary
     if task in BOX_TASKS:
         return 0.9
     if task in JSON_TASKS:
@@ -53,12 +55,18 @@ def _boxes_match(expected: str, answer: str) -> bool:
     if not isinstance(wanted, list) or not isinstance(given, list) or len(wanted) != len(given):
         return False
     try:
-        return all(
-            one["label"] == other["label"] and iou(one["bbox_2d"], other["bbox_2d"]) > SAME_BOX_IOU
-            for one, other in zip(wanted, given, strict=True)
-        )
+        return all(_take_match(one, given) for one in wanted)
     except (KeyError, TypeError, IndexError):
         return False
+
+
+def _take_match(wanted: dict[str, Any], given: list[dict[str, Any]]) -> bool:
+    """Take the first of `given` that is the same box away. In which order boxes come was not asked."""
+    for number, box in enumerate(given):
+        if box["label"] == wanted["label"] and iou(box["bbox_2d"], wanted["bbox_2d"]) > SAME_BOX_IOU:
+            del given[number]
+            return True
+    return False
 
 
 def _parsed(text: str) -> Any:

@@ -69,9 +69,9 @@ def test_the_totals_of_three_receipts_come_with_their_pages(client):
 
 
 def test_the_pages_to_read_can_be_named(client):
-    result = analysed(client, receipts(5), pages="1,4-5", dpi=72)
-    assert [page["page"] for page in result["data"]["pages"]] == [1, 4, 5]
-    assert [page["answer"] for page in result["data"]["pages"]] == [TOTALS[0], TOTALS[3], TOTALS[4]]
+    result = analysed(client, receipts(5), pages="1,3-4", dpi=72)
+    assert [page["page"] for page in result["data"]["pages"]] == [1, 3, 4]
+    assert [page["answer"] for page in result["data"]["pages"]] == [TOTALS[0], TOTALS[2], TOTALS[3]]
 
 
 def test_a_stream_tells_each_page_as_it_is_read_and_ends_with_the_merged_answer(client):

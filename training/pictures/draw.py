@@ -13,6 +13,11 @@ def _receipt(rng: Random, width: int, height: int) -> Example:
     return Example((receipt.picture,), tuple(receipts.questions(rng, receipt)))
 
 
+def _unlisted_receipt(rng: Random, width: int, height: int) -> Example:
+    receipt = receipts.draw(rng, width, height, unlisted=0.6)
+    return Example((receipt.picture,), tuple(receipts.questions(rng, receipt)))
+
+
 def _chart(rng: Random, width: int, height: int) -> Example:
     chart = charts.draw(rng, width, height)
     return Example((chart.picture,), tuple(charts.questions(rng, chart)))
@@ -25,6 +30,7 @@ def _scene(rng: Random, width: int, height: int) -> Example:
 
 KINDS: dict[str, Callable[[Random, int, int], Example]] = {
     "receipt": _receipt,
+    "unlisted_receipt": _unlisted_receipt,
     "chart": _chart,
     "scene": _scene,
     "text": pages.text_lines,

@@ -15,6 +15,7 @@ PATCH_PX = 16
 TOKEN_PX = 32
 CLASSES = 128
 GLYPHS_PER_PATCH = 3
+FIFTY = 50  # answers give the sides of a box in these steps
 
 
 class Find(IntEnum):
@@ -25,9 +26,11 @@ class Find(IntEnum):
     PARTNER_SECOND = 2
     OBJECT = 3
     REGION = 4
-    BOX = 5  # hundreds, and number of the ten, of x0, y0, x1, y1 in 0-999: eight columns
-    PARTNER_LAST = 13  # years differ in nothing else
-    WIDTH = 14
+    BOX = 5  # x0, y0, x1, y1 in fifties of 0-1000: four columns
+    PARTNER_LAST = 9  # years differ in nothing else
+    PREVIOUS = 10  # the object to the left of this one
+    SIDE = 11  # x0, y0, x1, y1 in 0-1000, in tens: four columns, taught as a distance and not told as classes
+    WIDTH = 15
 
 
 class Role(IntEnum):
@@ -54,8 +57,10 @@ class Link(IntEnum):
     PARTNER = 0  # a value's name, a name's value
     HIGHEST = 1  # the highest value of the chart, from all names and values
     LOWEST = 2
+    PREVIOUS = 3  # what stands before this in a list of all: the label or object to the left, the name above
 
 
+FIRST = 127  # class of Find.PREVIOUS: there is none
 BAR = 114
 POINT = 115
 
@@ -77,23 +82,22 @@ def object_class(colour: str, shape: str) -> int:
     return 1 + SHAPES.index(shape) * len(COLOURS) + list(COLOURS).index(colour)
 
 
-def box_digits(box: tuple[int, int, int, int]) -> dict[int, int]:
-    """Find.BOX columns of a box in 0-1000. The units digit is below a quarter of a pixel and is not taught here.
+def box_columns(box: tuple[float, float, float, float]) -> dict[int, int]:
+    """Find.BOX and Find.SIDE columns of a box in 0-1000.
 
-    The second column counts tens through the whole side, 0-99: a linear reader can tell these from the place, but not
-    a digit that comes round ten times, which stayed at chance.
+    In fifties, because a linear reader can tell these from the place. A digit of tens, which comes round ten times,
+    stayed at chance.
     """
     columns = {}
     for corner, value in enumerate(box):
-        ten = min(value, 999) // 10
-        columns[Find.BOX + 2 * corner] = ten // 10 + 1
-        columns[Find.BOX + 2 * corner + 1] = ten + 1
+        columns[Find.BOX + corner] = round(value / FIFTY) + 1
+        columns[Find.SIDE + corner] = min(int(value), 999) // 10 + 1
     return columns
 
 
 def box_sides(columns: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """`box_digits` undone: (..., Find.WIDTH) labels to (..., 4) sides in 0-1; meaningless where there is no box."""
-    tens = columns[..., Find.BOX + 1 : Find.BOX + 8 : 2].astype(np.float32) - 1
+    """(..., Find.WIDTH) labels to (..., 4) sides in 0-1; meaningless where there is no box."""
+    tens = columns[..., Find.SIDE : Find.SIDE + 4].astype(np.float32) - 1
     sides: NDArray[np.float32] = (tens * 10 + 5) / 1000
     return sides
 

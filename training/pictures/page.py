@@ -6,9 +6,10 @@ each character of an answer was read from.
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -130,12 +131,17 @@ class Page:
     def link(self, value: Drawn, name: Drawn) -> None:
         """Remember that this value belongs to that name."""
         self.note(value.marks, partner(name.text))
-        self.look_at(Link.PARTNER, value.marks, name)
-        self.look_at(Link.PARTNER, name.marks, value)
+        self.look_at(Link.PARTNER, value.marks, name.first)
+        self.look_at(Link.PARTNER, name.marks, value.first)
 
-    def look_at(self, link: Link, marks: Iterable[int], target: Drawn) -> None:
-        """Remember what the patches of these marks are to look at."""
-        self._links.extend((link, mark, target.first) for mark in marks)
+    def in_order(self, names: Sequence[Drawn]) -> None:
+        """Remember that these are listed one after the other."""
+        for before, name in pairwise(names):
+            self.look_at(Link.PREVIOUS, name.marks, before.first)
+
+    def look_at(self, link: Link, marks: Iterable[int], target: int) -> None:
+        """Remember which mark the patches of these marks are to look at."""
+        self._links.extend((link, mark, target) for mark in marks)
 
     def finish(self, turn_deg: float = 0.0, noise: float = 0.0) -> Picture:
         """Turn, blur, compress, reduce, add noise; then place every mark."""

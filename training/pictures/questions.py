@@ -34,11 +34,15 @@ Piece = str | Drawn | At | Verdict
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A text and, for each of its characters, the mark it was read from, else UNSEEN, and whether it decides."""
+    """A text and, for each of its characters, the mark it was read from, else UNSEEN, and whether it decides.
+
+    `truth` is what it is scored against; other than the text where that says it in coarser steps.
+    """
 
     text: str
     marks: tuple[int, ...]
     decides: tuple[bool, ...]
+    truth: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Example:
         return tokens
 
 
-def say(*pieces: Piece) -> Spoken:
+def say(*pieces: Piece, truth: str = "") -> Spoken:
     text, marks, decides = "", [], []
     for piece in pieces:
         if isinstance(piece, str):
@@ -76,7 +80,7 @@ def say(*pieces: Piece) -> Spoken:
             text += piece.text
             marks += list(piece.marks) if isinstance(piece, Drawn) else [piece.mark] * len(piece.text)
         decides += [isinstance(piece, Verdict)] * (len(text) - len(decides))
-    return Spoken(text, tuple(marks), tuple(decides))
+    return Spoken(text, tuple(marks), tuple(decides), truth or text)
 
 
 def chosen(drawn: Drawn) -> list[Piece]:

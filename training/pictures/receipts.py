@@ -21,13 +21,14 @@ class Receipt:
     lines: tuple[tuple[Piece, ...], ...]  # the whole text, line by line
 
 
-def draw(rng: Random, width: int, height: int) -> Receipt:
+def draw(rng: Random, width: int, height: int, *, unlisted: float = 0.0) -> Receipt:
+    """`unlisted`: the share of shops and goods whose names are in no list."""
     paper = rng.randint(222, 255)
     page = Page(rng, width, height, (paper, paper, paper - rng.randint(0, 12)))
     regular, bold = pick_family(rng)
     ink = grey(rng.randint(0, 60))
-    goods = pick_goods(rng, height)
-    merchant = pick_merchant(rng)
+    goods = pick_goods(rng, height, unlisted)
+    merchant = pick_merchant(rng, unlisted)
     date = words.date(rng)
     total_cents = sum(cents for _, cents in goods)
 
@@ -107,17 +108,17 @@ def questions(rng: Random, receipt: Receipt) -> list[Question]:
     return asked + one_there_one_not(rng, "receipt.exist", names, words.GOODS)
 
 
-def pick_merchant(rng: Random) -> str:
-    first = rng.choice(words.SHOP_FIRST) if rng.random() < 0.75 else words.invented_word(rng)
+def pick_merchant(rng: Random, unlisted: float = 0.0) -> str:
+    first = words.invented_word(rng) if rng.random() < unlisted else rng.choice(words.SHOP_FIRST)
     return f"{first} {rng.choice(words.SHOP_SECOND)}"
 
 
-def pick_goods(rng: Random, height: int) -> list[tuple[str, int]]:
+def pick_goods(rng: Random, height: int, unlisted: float = 0.0) -> list[tuple[str, int]]:
     """Two to four goods with different names and their prices in cents."""
     count = rng.randint(3, 4) if height >= 280 else rng.randint(2, 3)
     names: list[str] = []
     while len(names) < count:
-        name = words.invented_word(rng) if rng.random() < 0.15 else rng.choice(words.GOODS)
+        name = words.invented_word(rng) if rng.random() < unlisted else rng.choice(words.GOODS)
         if name not in names:
             names.append(name)
     return [(name, rng.randint(50, 2999)) for name in names]
@@ -132,6 +133,7 @@ def _note_roles(
         page.note(name.marks, {Find.ROLE: Role.ITEM})
         page.note(price.marks, {Find.ROLE: Role.PRICE})
         page.link(price, name)
+    page.in_order([name for name, _ in items])
     if payment:
         page.note(payment.marks, {Find.ROLE: Role.PAYMENT})
     page.note(total.marks, {Find.ROLE: Role.TOTAL})

@@ -2,26 +2,30 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 from . import words
-from .labels import TOKEN_PX, Find, box_digits, colour_class, object_class, shape_class
+from .labels import FIFTY, FIRST, TOKEN_PX, Find, Link, box_columns, colour_class, object_class, shape_class
 from .page import Page, Picture, some_noise
-from .questions import At, Piece, Question, Verdict, ask, join, say
+from .questions import At, Piece, Question, Spoken, Verdict, ask, join, say
 from .words import CHINESE
 
 Point = tuple[float, float]
+SMALLEST_HALF_PX, LARGEST_HALF_PX = 20, 40
+DISPUTED = 0.025  # of the picture's side, on either side of a border between two regions
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One shape; `box` is x0, y0, x1, y1 in 0-1000 of the picture's sides, as Qwen3-VL answers, here in tens."""
+    """One shape; `box` is x0, y0, x1, y1 in 0-1000 of the picture's sides, as Qwen3-VL answers."""
 
     shape: str
     colour: str
     box: tuple[int, int, int, int]
-    region: str
+    region: str  # of the picture; "" where that could be disputed
     mark: int
+    marks: tuple[int, ...]  # in every visual token of it
 
     @property
     def english(self) -> str:
@@ -41,17 +45,21 @@ class Scene:
 def draw(rng: Random, width: int, height: int) -> Scene:
     ground = rng.choice([(255, 255, 255), (245, 240, 225), (225, 235, 245), (230, 245, 230), (200, 200, 200)])
     page = Page(rng, width, height, ground)
-    largest = 40 if min(width, height) >= 192 else 26
+    largest = LARGEST_HALF_PX if min(width, height) >= 192 else 26
     wanted = rng.randint(1, 5)
     placed: list[tuple[int, int, int]] = []
     for _ in range(200):
         if len(placed) == wanted:
             break
-        half = rng.randint(16, largest)
+        half = rng.randint(SMALLEST_HALF_PX if largest == LARGEST_HALF_PX else 16, largest)
         x, y = rng.randint(half + 3, width - half - 3), rng.randint(half + 3, height - half - 3)
         if all(max(abs(x - ox), abs(y - oy)) > half + oh + 6 for ox, oy, oh in placed):
             placed.append((x, y, half))
     things = [_thing(rng, page, x, y, half) for x, y, half in sorted(placed)]
+    for before, thing in pairwise(things):
+        page.note(thing.marks, {Find.PREVIOUS: object_class(before.colour, before.shape)})
+        page.look_at(Link.PREVIOUS, thing.marks, before.mark)
+    page.note(things[0].marks, {Find.PREVIOUS: FIRST})
     return Scene(page.finish(noise=some_noise(rng, 16)), tuple(things))
 
 
@@ -75,14 +83,16 @@ def questions(rng: Random, scene: Scene) -> list[Question]:
             ask(rng, "scene.colour", say(colour), subject, chinese=say(chinese), chinese_about=chinese_subject)
         )
     lone = [thing for thing in things if sum(other.english == thing.english for other in things) == 1]
+    placed = [thing for thing in lone if thing.region]
+    if placed:
+        asked.append(_position(rng, "scene.position", rng.choice(placed)))
     if lone:
-        asked.append(_position(rng, "scene.position", rng.choice(lone)))
         for thing in rng.sample(lone, min(3, len(lone))):
             subject, chinese_subject = At(thing.english, thing.mark), At(thing.chinese, thing.mark)
-            box, chinese_box = (say(*_boxes([thing], chinese=chinese)) for chinese in (False, True))
+            box, chinese_box = (_boxes([thing], chinese=chinese) for chinese in (False, True))
             asked.append(ask(rng, "scene.box", box, subject, chinese=chinese_box, chinese_about=chinese_subject))
     if len(things) > 1:
-        boxes, chinese_boxes = (say(*_boxes(things, chinese=chinese)) for chinese in (False, True))
+        boxes, chinese_boxes = (_boxes(things, chinese=chinese) for chinese in (False, True))
         asked.append(ask(rng, "scene.boxes", boxes, chinese=chinese_boxes))
     return asked
 
@@ -99,13 +109,11 @@ def _thing(rng: Random, page: Page, x: int, y: int, half: int) -> Thing:
     else:
         page.draw.polygon([(px * scale, py * scale) for px, py in outline], fill=fill)
     page.area((left, top, right, bottom), shape_class(shape), colour_class(colour))
-    # In tens, a third of a patch: the last digit cannot be seen, and guessing it drowns what can be learnt.
-    left_ten, right_ten = (10 * round(x * 100 / page.width) for x in (left, right))
-    top_ten, bottom_ten = (10 * round(y * 100 / page.height) for y in (top, bottom))
-    box = (left_ten, top_ten, right_ten, bottom_ten)
+    across, down = 1000 / page.width, 1000 / page.height
+    box = (round(left * across), round(top * down), round(right * across), round(bottom * down))
     region, region_class = _region(x / page.width, y / page.height)
     mark = page.mark(x, y)
-    finds = {Find.OBJECT: object_class(colour, shape), Find.REGION: region_class, **box_digits(box)}
+    finds = {Find.OBJECT: object_class(colour, shape), Find.REGION: region_class, **box_columns(box)}
     inside = [
         page.mark(cx, cy)
         for cx in range(TOKEN_PX // 2, page.width, TOKEN_PX)
@@ -113,7 +121,7 @@ def _thing(rng: Random, page: Page, x: int, y: int, half: int) -> Thing:
         if left <= cx <= right and top <= cy <= bottom
     ]
     page.note([mark, *inside], finds)
-    return Thing(shape, colour, box, region, mark)
+    return Thing(shape, colour, box, region, mark, (mark, *inside))
 
 
 def _outline(shape: str, x: float, y: float, half: float) -> list[Point]:
@@ -131,9 +139,11 @@ def _outline(shape: str, x: float, y: float, half: float) -> list[Point]:
 
 
 def _region(across: float, down: float) -> tuple[str, int]:
-    """One of nine parts of the picture, and its class 1-9."""
+    """One of nine parts of the picture, and its class 1-9; "" next to a border between two of them."""
     row, column = min(2, int(down * 3)), min(2, int(across * 3))
     name = f"{['top', 'middle', 'bottom'][row]} {['left', 'center', 'right'][column]}"
+    if any(abs(place - border / 3) < DISPUTED for place in (across, down) for border in (1, 2)):
+        name = ""
     return ("center" if name == "middle center" else name), 1 + row * 3 + column
 
 
@@ -153,7 +163,7 @@ def _exist(rng: Random, things: tuple[Thing, ...]) -> Question:
         thing = rng.choice(things)
         subject = At(_with_article(thing.english), thing.mark)
         chinese_subject = At(thing.chinese, thing.mark)
-        only = sum(other.english == thing.english for other in things) == 1
+        only = sum(other.english == thing.english for other in things) == 1 and thing.region
         follow_ups = [_position(rng, "scene.where_is_it", thing)] if only else []
         yes, chinese_yes = say(Verdict("Yes", thing.mark)), say(Verdict("有", thing.mark))
         return ask(
@@ -181,13 +191,19 @@ def _chinese_caption(things: tuple[Thing, ...]) -> list[Piece]:
     return ["图片里有", *join("、", [("一个", At(thing.chinese, thing.mark)) for thing in things]), "。"]
 
 
-def _boxes(things: list[Thing] | tuple[Thing, ...], *, chinese: bool) -> list[Piece]:
+def _boxes(things: list[Thing] | tuple[Thing, ...], *, chinese: bool) -> Spoken:
     """Qwen3-VL's grounding answer: a fenced JSON list, one object a line."""
-    rows = []
+    taught, true = [], []
     for thing in things:
-        name = thing.chinese if chinese else thing.english
-        # Sides are in tens, so their last digit is always 0 and decides nothing.
-        sides = join(", ", [(Verdict(f"{side // 10}"), At("0", thing.mark)) for side in thing.box])
-        label = At(name, thing.mark)
-        rows.append(('{"bbox_2d": [', *sides, '], "label": "', label, '"', Verdict("}", thing.mark)))
-    return ["```json\n[\n\t", *join(",\n\t", rows), "\n]\n```"]
+        label = At(thing.chinese if chinese else thing.english, thing.mark)
+        sides = join(", ", [_side(side, thing.mark) for side in thing.box])
+        taught.append(('{"bbox_2d": [', *sides, '], "label": "', label, '"', Verdict("}", thing.mark)))
+        true.append(f'{{"bbox_2d": {list(thing.box)}, "label": "{label.text}"}}')
+    start, end = "```json\n[\n\t", "\n]\n```"
+    return say(start, *join(",\n\t", taught), end, truth=start + ",\n\t".join(true) + end)
+
+
+def _side(side: int, mark: int) -> list[Piece]:
+    """In fifties, most of a patch: finer digits stayed at chance. The last digit is always 0 and decides nothing."""
+    text = str(FIFTY * round(side / FIFTY))
+    return [Verdict(text[:-1], mark), At(text[-1], mark)]

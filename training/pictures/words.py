@@ -67,14 +67,17 @@ GOODS = listed(
 )
 PAYMENTS = ["Cash", "Visa", "Card", "Mastercard", "Alipay", "WeChat", "Debit"]
 
+UNORDERED_LABELS = [
+    ["Cat", "Dog", "Bird", "Fish", "Cow", "Pig"],
+    ["Tea", "Milk", "Soda", "Beer", "Wine", "Rum"],
+]
 CHART_LABELS = [
     list("ABCDEFGH"),
     ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"],
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul"],
     ["Q1", "Q2", "Q3", "Q4"],
     ["2019", "2020", "2021", "2022", "2023", "2024"],
-    ["Cat", "Dog", "Bird", "Fish", "Cow", "Pig"],
-    ["Tea", "Milk", "Soda", "Beer", "Wine", "Rum"],
+    *UNORDERED_LABELS,
 ]
 CHART_TITLES = listed("Sales Revenue Visitors Score Users Orders Profit Rainfall Traffic Exports Cost Output")
 
@@ -100,7 +103,8 @@ def invented_word(rng: Random, capital: bool = True) -> str:
 
 
 def code(rng: Random) -> str:
-    return "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ0123456789") for _ in range(rng.randint(3, 7)))
+    """Three to six characters, none of which looks like another (0 and O, 1 and I, 5 and S ...)."""
+    return "".join(rng.choice("ACDEFGHJKLMNPQRTUVWXY34679") for _ in range(rng.randint(3, 6)))
 
 
 def date(rng: Random) -> str:
