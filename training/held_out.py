@@ -46,16 +46,16 @@ def trials(per_task: int, kinds: tuple[str, ...] = tuple(CANVASES)) -> dict[str,
         number = 0
         while number < 40 or min(map(len, found.values())) < per_task:
             drawn = example(Random(f"{SEED}/{kind}/{number}"), kind, *CANVASES[kind])
-            for trial in _trials(drawn):
-                if kind == "unlisted_receipt":
-                    if trial.task not in UNLISTED:
-                        continue
-                    trial = replace(trial, task=UNLISTED[trial.task])
+            for trial in _unlisted(_trials(drawn)) if kind == "unlisted_receipt" else _trials(drawn):
                 found.setdefault(trial.task, []).append(trial)
             number += 1
         for task, all_found in found.items():
             by_task.setdefault(task, []).extend(all_found[:per_task])
     return {task: found[:per_task] for task, found in by_task.items()}
+
+
+def _unlisted(found: list[Trial]) -> list[Trial]:
+    return [replace(trial, task=UNLISTED[trial.task]) for trial in found if trial.task in UNLISTED]
 
 
 def _trials(drawn: Example) -> list[Trial]:

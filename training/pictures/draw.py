@@ -2,19 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 from . import charts, numbers, pages, pairs, receipts, scenes
 from .questions import Example
 
 
-def _receipt(rng: Random, width: int, height: int) -> Example:
-    receipt = receipts.draw(rng, width, height)
-    return Example((receipt.picture,), tuple(receipts.questions(rng, receipt)))
-
-
-def _unlisted_receipt(rng: Random, width: int, height: int) -> Example:
-    receipt = receipts.draw(rng, width, height, unlisted=0.6)
+def _receipt(rng: Random, width: int, height: int, unlisted: float = 0.0) -> Example:
+    receipt = receipts.draw(rng, width, height, unlisted=unlisted)
     return Example((receipt.picture,), tuple(receipts.questions(rng, receipt)))
 
 
@@ -30,7 +26,7 @@ def _scene(rng: Random, width: int, height: int) -> Example:
 
 KINDS: dict[str, Callable[[Random, int, int], Example]] = {
     "receipt": _receipt,
-    "unlisted_receipt": _unlisted_receipt,
+    "unlisted_receipt": partial(_receipt, unlisted=0.6),
     "chart": _chart,
     "scene": _scene,
     "text": pages.text_lines,

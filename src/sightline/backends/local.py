@@ -54,25 +54,13 @@ T = TypeVar("T")
 class LocalAnswer:
     """One answer of the local engine."""
 
-    def __init__(
-        self,
-        backend: LocalBackend,
-        prompt: Prompt,
-        stream: Stream,
-        rates: Rates,
-        queue_s: Callable[[int], float | None],
-        *,
-        learns: bool,
-    ):
-        """`queue_s` says how long a request with so many others ahead of it waits for its turn.
-
-        `rates` learns from the answer if `learns`: the times of one that gives way to others say little.
-        """
+    def __init__(self, backend: LocalBackend, prompt: Prompt, stream: Stream, rates: Rates, *, learns: bool):
+        """`rates` learns from the answer if `learns`: the times of one that gives way to others say little."""
         self.model, self.degraded = backend.model_id, backend.stands_in
         self._prompt = prompt
         self._stream = stream
         self._rates = rates
-        self._queue_s = queue_s
+        self._queue_s = backend.queue_s
         self._learns = learns
 
     @property
@@ -211,7 +199,7 @@ class LocalBackend:
             prompt = await preparer.prepare(conversation, sampling, tenant)
             log.debug("%s: %d prompt tokens", request_id, len(prompt.token_ids))
             stream = engine.submit(prompt, sampling, lane)
-            return LocalAnswer(self, prompt, stream, self._rates, self._queue_s, learns=lane == "interactive")
+            return LocalAnswer(self, prompt, stream, self._rates, learns=lane == "interactive")
         finally:
             place.leave(1)
 
@@ -243,7 +231,8 @@ class LocalBackend:
             ).total,
         )
 
-    def _queue_s(self, place: int) -> float | None:
+    def queue_s(self, place: int) -> float | None:
+        """How long a request with so many others ahead of it waits for its turn."""
         running = self.stats.running if self.stats else 0
         return self._rates.queue_s(place, running, self._settings.engine.max_running)
 

@@ -221,9 +221,10 @@ class Service:
         bodies.content_kind(request, bodies.JSON)
         limit = int(self.settings.max_body_mb * MIB)
         asked = wire_tasks.parse_task(strict_json.read_json(await bodies.whole(request, limit)))
-        if find(asked.task).paged:
+        task = find(asked.task)
+        if task.paged:
             return await self._analyze(request, asked, stream, started)
-        place = self._reserve(request, find(asked.task).lane, lighter=find(asked.task).lighter)
+        place = self._reserve(request, task.lane, lighter=task.lighter)
         task, conversation, sampling = await while_connected(request.receive, self.task_meant(asked))
         request.state.task = task.name
         request.state.pictures = openai.picture_bytes(conversation)
