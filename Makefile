@@ -82,7 +82,7 @@ clean:
 
 # ---- our own kernels: for the OpenVINO that is locked, with the headers and libraries of its wheel
 
-$(KERNELS): $(wildcard native/*) requirements/server.txt | $(if $(wildcard .venv/dev),.venv/dev,.venv/server)
+$(KERNELS): $(wildcard native/*.* native/*/*.*) requirements/server.txt | $(if $(wildcard .venv/dev),.venv/dev,.venv/server)
 	@native/build.sh $(BIN)/python $@
 
 # ---- the web page

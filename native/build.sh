@@ -7,7 +7,7 @@ here=$(dirname "$0")
 
 without() {
 	rm -f "$library"
-	echo "Our own kernels are not built: $1. OpenVINO's will be used, which are slower where a processor has AMX." >&2
+	echo "Our own kernels are not built: $1. OpenVINO's will be used, which are slower on processors with AMX, and on those with AVX2 alone." >&2
 	exit 0
 }
 
@@ -24,10 +24,23 @@ openvino=$("$python" -c 'from importlib.util import find_spec; print(find_spec("
 for each in "$openvino"/libs/libopenvino.so.*; do runtime=${each##*/}; done
 
 echo "Building our own kernels"
-# The instructions are those that model/own.py looks for; the library is loaded nowhere else.
-"$compiler" -w -O3 -std=c++17 -fPIC -shared -fvisibility=hidden \
-	-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vnni -mamx-tile -mamx-bf16 -mamx-int8 -mf16c -mfma -mtune=sapphirerapids \
-	-isystem "$openvino/include" "$here"/*.cpp -o "$library.new" \
-	-L"$openvino/libs" -l:"$runtime" -l:libtbb.so.12 \
+# The instructions are those that model/own.py looks for; the library is loaded nowhere else. What both kinds of kernels
+# take from headers comes from the objects named first, which every such processor runs.
+objects=$(mktemp -d)
+trap 'rm -rf "$objects"' EXIT
+compile() {
+	to=$objects/$1
+	shift
+	"$compiler" -w -O3 -std=c++17 -fPIC -fvisibility=hidden -isystem "$openvino/include" "$@" -c -o "$to" \
+		|| without "$compiler failed, as said above"
+}
+for each in "$here"/*.cpp "$here"/avx2/*.cpp; do
+	compile "1-$(basename "$(dirname "$each")")-${each##*/}.o" -mavx2 -mfma -mf16c "$each"
+done
+for each in "$here"/amx/*.cpp; do
+	compile "2-${each##*/}.o" -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vnni -mamx-tile -mamx-bf16 \
+		-mamx-int8 -mf16c -mfma -mtune=sapphirerapids "$each"
+done
+"$compiler" -shared "$objects"/*.o -o "$library.new" -L"$openvino/libs" -l:"$runtime" -l:libtbb.so.12 \
 	|| without "$compiler failed, as said above"
 mv "$library.new" "$library" # so that a process which has the old one open keeps it whole

@@ -15,15 +15,17 @@ struct Choice {
   float share;
 };
 
-void multiply(Product& p, std::vector<Matrix> matrices, const float* x, size_t count, float* y) {
+void multiply(Product& p, std::vector<Matrix> matrices, const float* x, size_t count, bool tiles,
+              float* y) {
   p.matrices = std::move(matrices);
   p.x = x, p.count = count, p.width = p.matrices[0].width;
   p.lay_out({y});
-  compute(p);
+  tiles ? amx::compute(p) : avx2::compute(p);
 }
 
 // Adds the expert's answers to the rows of `out`, both [tokens, width].
-void answer(const Expert& expert, const std::vector<Choice>& chosen, const float* x, size_t parts, float* out) {
+void answer(const Expert& expert, const std::vector<Choice>& chosen, const float* x, size_t parts, bool tiles,
+            float* out) {
   static thread_local Scratch own;
   const size_t width = expert.both.width, inner = expert.down.width, count = chosen.size();
   float* gathered = own.get<float>(count * (2 * width + inner));
@@ -33,15 +35,11 @@ void answer(const Expert& expert, const std::vector<Choice>& chosen, const float
   Product first{}, second{};
   first.parts = second.parts = parts;
   first.act = Act::silu_gate;
-  multiply(first, {expert.both}, gathered, count, between);
-  multiply(second, {expert.down}, between, count, answers);
+  multiply(first, {expert.both}, gathered, count, tiles, between);
+  multiply(second, {expert.down}, between, count, tiles, answers);
   for (size_t i = 0; i < count; i++) {
     float* to = out + chosen[i].token * width;
-    const __m512 share = _mm512_set1_ps(chosen[i].share);
-    for (size_t k = 0; k < width; k += 16) {
-      const __m512 value = _mm512_loadu_ps(answers + i * width + k);
-      _mm512_storeu_ps(to + k, _mm512_fmadd_ps(value, share, _mm512_loadu_ps(to + k)));
-    }
+    for (size_t k = 0; k < width; k++) to[k] = std::fma(answers[i * width + k], chosen[i].share, to[k]);
   }
 }
 
@@ -50,6 +48,7 @@ void answer(const Expert& expert, const std::vector<Choice>& chosen, const float
 void Experts::validate_and_infer_types() { set_output_type(0, ov::element::f32, get_input_partial_shape(0)); }
 
 bool Experts::visit_attributes(ov::AttributeVisitor& visitor) {
+  visitor.on_attribute("tiles", tiles_);
   visitor.on_attribute("parts", parts_);
   visitor.on_attribute("inner", inner_);
   visitor.on_attribute("row_bytes", row_bytes_);
@@ -77,9 +76,10 @@ bool Experts::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs
     return Matrix{data, scales, rows, columns, size_t(row_bytes_[i % 2]), size_t(groups_[i % 2])};
   };
   const auto* x = static_cast<const float*>(inputs[0].data());
+  const bool tiles = tiles_ && tiles_granted();
   for (size_t e = 0; e < experts; e++)
     if (!chosen[e].empty())
-      answer({matrix(2 * e, 2 * inner, width), matrix(2 * e + 1, width, inner)}, chosen[e], x, parts_, out);
+      answer({matrix(2 * e, 2 * inner, width), matrix(2 * e + 1, width, inner)}, chosen[e], x, parts_, tiles, out);
   return true;
 }
 

@@ -7,7 +7,10 @@
 
 namespace sightline {
 
-// What all of them have in common.
+// Whether this process may use AMX tiles; asks the system once.
+bool tiles_granted();
+
+// What all of them have in common. tiles: whether AMX is to compute; else, or where the system refuses it, AVX2 does.
 template <class Operation>
 class Computed : public ov::op::Op {
  public:
@@ -37,6 +40,7 @@ class Linear : public Computed<Linear> {
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
  private:
+  bool tiles_ = false;
   int64_t parts_ = 3;
   std::string norm_, act_;  // "", "rms", "layer"; "", "gelu_tanh", "silu_gate"
   float eps_ = 0;
@@ -55,6 +59,7 @@ class FrameAttention : public Computed<FrameAttention> {
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
  private:
+  bool tiles_ = false;
   int64_t parts_ = 3, heads_ = 1;
 };
 
@@ -72,6 +77,7 @@ class Experts : public Computed<Experts> {
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
  private:
+  bool tiles_ = false;
   int64_t parts_ = 3, inner_ = 0;
   std::vector<int64_t> row_bytes_, data_, groups_, scales_;
 };

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from sightline.model.machine import read_machine
+
 from . import losses, tokenizer
 from .adopt import adopt
 from .model import DemoModel, Shape, TextShape
@@ -37,9 +39,9 @@ SAVE_EVERY_S, SHOW_EVERY_STEPS = 180, 20
 LONGEST_STEP_S = 30  # what a step took beyond this, it was paused (SIGSTOP) and does not count as training
 
 CANVASES = [(256, 320), (320, 256), (224, 320), (288, 288), (256, 256)]
-KINDS = {"receipt": 0.28, "unlisted_receipt": 0.04, "chart": 0.16, "scene": 0.24, "text": 0.08, "form": 0.2}
-PAIRS = {"two_receipts": 0.6, "two_scenes": 0.4}
-PAIR_SHARE = 0.12  # of the batches
+KINDS = {"receipt": 0.32, "unlisted_receipt": 0.03, "chart": 0.1, "scene": 0.22, "text": 0.06, "form": 0.27}
+PAIRS = {"two_receipts": 0.75, "two_scenes": 0.25}
+PAIR_SHARE = 0.14  # of the batches
 BATCH = 8
 LOOK_CANVASES = [(256, 192), (192, 256), (224, 224), (256, 256), (128, 128)]
 LOOK_KINDS = {"dense": 0.2, "receipt": 0.22, "chart": 0.32, "scene": 0.26}
@@ -104,6 +106,8 @@ class Trainer:
         words = tokenizer.build()
         self.out, self.seed = out, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Processors without bf16 instructions imitate them, several times slower than float32.
+        self._bf16 = self.device.type == "cuda" or read_machine().multiplies_bf16
         self.model = DemoModel(Shape(text=TextShape(vocabulary=tokenizer.padded_size(words))))
         if adopted:
             adopt(self.model, words, adopted)
@@ -183,7 +187,7 @@ class Trainer:
 
     def _step(self, stage: str, batch: Batch) -> losses.Lesson:
         teach = losses.look if stage == "look" else losses.answer
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             lesson = teach(self.model, self.heads, batch)
         lesson.loss.backward()
         nn.utils.clip_grad_norm_([p for p in self._rest if p.grad is not None], 1.0)

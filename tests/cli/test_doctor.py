@@ -19,7 +19,7 @@ from sightline.cli.models import human
 from sightline.model import own
 from sightline.model.config import ModelConfig
 from sightline.model.machine import Machine, memory_need, read_machine
-from sightline.model.own import NEEDS, NoOwnKernels
+from sightline.model.own import TILES, NoOwnKernels
 from sightline.settings import Settings, load_settings
 from sightline.types import Precision
 
@@ -151,7 +151,7 @@ def test_whether_our_own_kernels_compute_is_said_in_a_line(settings: Settings, m
         found = examine(None, settings, machine, SPEED).findings
         return next(finding for finding in found if finding.text.startswith("our own kernels"))
 
-    tiles = replace(LAPTOP, flags=NEEDS)
+    tiles = replace(LAPTOP, flags=TILES)
     assert said(LAPTOP, settings) == Finding(
         "good", "our own kernels are not used, OpenVINO's compute: this processor has no tile instructions (AMX)"
     )
@@ -164,7 +164,7 @@ def test_whether_our_own_kernels_compute_is_said_in_a_line(settings: Settings, m
 
 @needs_own
 def test_a_processor_with_tiles_computes_with_our_own_kernels_and_needs_less_memory(settings: Settings):
-    tiles = replace(LAPTOP, flags=NEEDS, features=("amx_bf16",))
+    tiles = replace(LAPTOP, flags=TILES, features=("amx_bf16",))
     with_own, without = (examine(None, each, tiles, SPEED) for each in (settings, load_settings(own_kernels=False)))
     assert "our own kernels compute: this processor has tile instructions (AMX)" in [f.text for f in with_own.findings]
     exact = [next(f.need_bytes for f in report.fits if f.precision == "exact") for report in (with_own, without)]

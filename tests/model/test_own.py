@@ -19,7 +19,7 @@ from own_kernels import needs_own
 from sightline.model import graph as g
 from sightline.model.checkpoint import to_float32
 from sightline.model.kernels import weight_group
-from sightline.model.own import NEEDS, Act, NoOwnKernels, Norm, OwnKernels, open_own
+from sightline.model.own import TILES, Act, NoOwnKernels, Norm, OwnKernels, open_own
 from sightline.model.weights import Weight
 
 Parts = Literal[1, 3]
@@ -336,11 +336,11 @@ def test_only_matrices_that_can_be_read_where_they_lie_fit():
 def test_where_our_own_kernels_do_not_run_the_reason_is_said(tmp_path: Path):
     def reason(**more: Any) -> NoOwnKernels:
         with pytest.raises(NoOwnKernels) as caught:
-            open_own(ov.Core(), 3, **{"flags": NEEDS, "library": tmp_path / "own_kernels.so"} | more)
+            open_own(ov.Core(), 3, **{"flags": TILES, "library": tmp_path / "own_kernels.so"} | more)
         return caught.value
 
     assert reason(wanted=False).reason == "turned off by SIGHTLINE_OWN_KERNELS"
-    assert "AMX" in reason(flags=NEEDS - {"amx_tile"}).reason
+    assert "AMX" in reason(flags=TILES - {"amx_tile"}).reason
     missing = reason()
     assert (missing.reason, "apt install g++" in missing.way_out) == ("not built", True)
     (tmp_path / "own_kernels.so").write_bytes(b"built for something else")

@@ -1,7 +1,7 @@
 """Our own kernels (native/ in the repository) as operations of a graph. Knows how to load and call them, not when to.
 
-They need the tile instructions of Intel's AMX, and a library built for this very OpenVINO (`make kernels`); without
-either there are none, and the plugin's kernels do the work.
+They need the tile instructions of Intel's AMX, or AVX2 on a processor that has nothing above it, and a library built for
+this very OpenVINO (`make kernels`); without either there are none, and the plugin's kernels do the work.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ Node = Any
 Act = Literal["", "gelu_tanh", "silu_gate"]
 
 LIBRARY = Path(__file__).with_name("own_kernels.so")
-NEEDS = frozenset(
+TILES = frozenset(
     {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"}
 )
+AVX2 = frozenset({"avx2", "fma", "f16c"})
+_ABOVE_AVX2 = frozenset({"avx512f", "avx_vnni"})  # with these the plugin multiplies faster than AVX2 can
 _TILE = 16  # rows of a matrix and values of its rows come in multiples of this
 
 
@@ -57,12 +59,13 @@ def open_own(
     """Our kernels for a processor with these `flags`, with `room` for copies of weights. Raises NoOwnKernels."""
     if not wanted:
         raise NoOwnKernels("turned off by SIGHTLINE_OWN_KERNELS")
-    if not NEEDS.issubset(flags):
-        raise NoOwnKernels("this processor has no tile instructions (AMX)")
+    tiles = TILES.issubset(flags)
+    if not tiles and (not AVX2.issubset(flags) or not _ABOVE_AVX2.isdisjoint(flags)):
+        raise NoOwnKernels("written for processors with tile instructions (AMX), or with AVX2 and nothing above")
     if not library.exists():
         raise NoOwnKernels("not built", "in a clone, install a C++ compiler (apt install g++) and run make kernels")
     try:
-        return OwnKernels(core, parts, library, room)
+        return OwnKernels(core, parts, library, room, tiles)
     except RuntimeError:  # built for another OpenVINO, or for a newer system, or this one refuses the use of tiles
         raise NoOwnKernels(
             f"{library.name} cannot be loaded here", "in a clone, delete it and run make kernels"
@@ -81,16 +84,17 @@ def why_not(flags: Collection[str], wanted: bool = True) -> NoOwnKernels | None:
 class OwnKernels:
     """The library's operations. Raises RuntimeError when it cannot be loaded into this OpenVINO."""
 
-    def __init__(self, core: ov.Core, parts: Literal[1, 3], library: Path = LIBRARY, room: int = 0):
-        """`room`: most bytes of weights to copy out of the files they come from, for the sake of speed."""
+    def __init__(
+        self, core: ov.Core, parts: Literal[1, 3], library: Path = LIBRARY, room: int = 0, tiles: bool = False
+    ):
+        """`room`: most bytes of weights to copy out of the files they come from, for the sake of speed. `tiles`: compute
+        with AMX; where the system refuses its use, and without them, AVX2 does."""
         self._arena = Arena(room)
         core.add_extension(str(library))
         self._factory = NodeFactory()
         self._factory.add_extension(str(library))
-        self._parts = parts  # bf16 numbers that stand for one float32: three keep all of its bits
-        # Where the system refuses the use of tiles, the library loads and is empty.
-        qkv, cos, sin = (Constant(np.zeros((1, 1, 1, size), np.float32)) for size in (48, 16, 16))
-        self.frame_attention(qkv, cos, sin, heads=1)
+        # parts: bf16 numbers that stand for one float32 in tiles: three keep all of its bits
+        self._common = {"tiles": tiles, "parts": parts}
 
     @staticmethod
     def fit(weights: Sequence[Weight]) -> bool:
@@ -114,13 +118,13 @@ class OwnKernels:
         inputs = [_output(x), *map(_floats, (norm and norm.gain, norm and norm.shift))]
         inputs += [_floats(None) if residual is None else _output(residual), _floats(bias)]
         kind = "" if norm is None else "rms" if norm.shift is None else "layer"
-        attributes = {"parts": self._parts, "norm": kind, "act": act, "eps": norm.eps if norm else 0.0}
+        attributes = {**self._common, "norm": kind, "act": act, "eps": norm.eps if norm else 0.0}
         return list(self._factory.create("Linear", inputs, attributes | self._matrices(weights)).outputs())
 
     def frame_attention(self, qkv: Node, cos: Node, sin: Node, heads: int) -> Node:
         """Attention of every patch of a frame to all of them: [F, 1, n, 3 * heads * d] -> [F, 1, n, heads * d]."""
         inputs = [_output(qkv), _output(cos), _output(sin)]
-        return self._factory.create("FrameAttention", inputs, {"parts": self._parts, "heads": heads}).output(0)
+        return self._factory.create("FrameAttention", inputs, {**self._common, "heads": heads}).output(0)
 
     def experts(self, x: Node, ids: Node, shares: Node, pairs: Sequence[tuple[Weight, Weight]]) -> Node:
         """Sum over a token's experts of share * down(silu(gate(x)) * up(x)): x [T, hidden], ids and shares [T, k].
@@ -130,7 +134,7 @@ class OwnKernels:
         flat = self._matrices([weight for pair in pairs for weight in pair])
         del flat["rows"]
         flat |= {"row_bytes": flat["row_bytes"][:2], "groups": flat["groups"][:2]}
-        attributes = {"parts": self._parts, "inner": pairs[0][0].shape[0] // 2, **flat}
+        attributes = {**self._common, "inner": pairs[0][0].shape[0] // 2, **flat}
         return self._factory.create("Experts", [_output(x), _output(ids), _output(shares)], attributes).output(0)
 
     def _matrices(self, weights: Sequence[Weight]) -> dict[str, list[int]]:

@@ -1,9 +1,9 @@
 // Matrix products in tiles of int8 with int32 sums: exact for the numbers they are given, whatever the batch.
 #include <tbb/parallel_for.h>
 
-#include "product.hpp"
+#include "finish.hpp"
 
-namespace sightline {
+namespace sightline::amx {
 namespace {
 
 constexpr size_t kParts = 2;  // int8 numbers that stand for a value of x: 128 * high + low
@@ -181,4 +181,4 @@ void by_int8_tiles(const Product& p) {
   });
 }
 
-}  // namespace sightline
+}  // namespace sightline::amx

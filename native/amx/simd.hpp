@@ -1,35 +1,16 @@
 // The instructions the kernels stand on: AMX tiles of bf16, AVX-512 for everything around them. Knows no model.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <initializer_list>
-#include <new>
 
-namespace sightline {
+#include "../matrix.hpp"
 
-using std::size_t;
+namespace sightline::amx {
 
-constexpr size_t kTile = 16;       // rows of a tile, and float32 values or bf16 pairs in one of its rows
+// kTile is also the rows of a tile, and the float32 values or bf16 pairs in one of its rows.
 constexpr size_t kDepth = 32;      // bf16 values in a row of a tile
 constexpr size_t kLevels = 64;     // int8 values in a row of a tile
 constexpr size_t kTileWords = 256; // 32-bit words in a tile
-
-// As long as it lives, the calling thread takes numbers below 1e-38 for zero: they cost a hundred times as much.
-class FlushTiny {
- public:
-  FlushTiny() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
-  ~FlushTiny() { _mm_setcsr(before_); }
-  FlushTiny(const FlushTiny&) = delete;
-  FlushTiny& operator=(const FlushTiny&) = delete;
-
- private:
-  unsigned before_;
-};
 
 // As long as it lives, the calling thread's tiles have 16 rows of 64 bytes.
 class Tiles {
@@ -55,27 +36,6 @@ class Tiles {
     }();
     return all;
   }
-};
-
-// Memory of one thread that grows to the largest size asked for and stays.
-class Scratch {
- public:
-  template <class T>
-  T* get(size_t count) {
-    const size_t bytes = (count * sizeof(T) + 4095) & ~size_t(4095);
-    if (bytes > size_) {
-      std::free(memory_);
-      memory_ = std::aligned_alloc(64, bytes);
-      size_ = memory_ ? bytes : 0;
-      if (!memory_) throw std::bad_alloc();
-    }
-    return static_cast<T*>(memory_);
-  }
-  ~Scratch() { std::free(memory_); }
-
- private:
-  void* memory_ = nullptr;
-  size_t size_ = 0;
 };
 
 inline __mmask16 first(size_t count) { return count >= 16 ? 0xffff : __mmask16((1u << count) - 1); }
@@ -175,4 +135,4 @@ inline __m512 gelu_tanh(__m512 x) {
   return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), exp(u)));
 }
 
-}  // namespace sightline
+}  // namespace sightline::amx

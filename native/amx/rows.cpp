@@ -2,9 +2,9 @@
 #include <tbb/blocked_range.h>
 #include <tbb/parallel_for.h>
 
-#include "product.hpp"
+#include "finish.hpp"
 
-namespace sightline {
+namespace sightline::amx {
 namespace {
 
 // Asks for what will be read soon when `rows` rows are read side by side: the same place three times as many rows on.
@@ -102,7 +102,7 @@ struct Floats {
     apart = x + M * p.width;
     for (size_t m = 0; m < M; m++) {
       float* to = x + m * p.width;
-      const float* in = p.row(m, to);
+      const float* in = row(p, m, to);
       for (size_t k = 0; k < p.width; k += 16) {
         __m512 values = _mm512_loadu_ps(in + k);
         if (p.parts == 1) values = widen((__m256i)_mm512_cvtneps_pbh(values));  // whatever the batch, one answer
@@ -135,7 +135,7 @@ struct Levels {
     excess = words.get<int32_t>(M * (1 + width / 128) * 32);
     float* normal = floats.get<float>(width);
     for (size_t m = 0; m < M; m++) {
-      scales[m] = split_levels(p.row(m, normal), p.width, width, high + m * width, low + m * width);
+      scales[m] = split_levels(row(p, m, normal), p.width, width, high + m * width, low + m * width);
       if (p.any(Matrix::Format::int8)) prepare_int8(m);
       if (p.any(Matrix::Format::int4)) prepare_int4(m);
     }
@@ -246,9 +246,9 @@ void few(const Product& p) {
       rows.dot(p.groups[g], one);
       if (both) rows.dot(p.groups[g + 1], two);
       for (size_t m = 0; m < M; m++) {
-        const __m512 first = p.scaled(p.groups[g], one[m]);
-        if (both) p.put_pair(m, &p.groups[g], first, p.scaled(p.groups[g + 1], two[m]));
-        else p.put(m, p.groups[g], first);
+        const __m512 first = scaled(p, p.groups[g], one[m]);
+        if (both) put_pair(p, m, &p.groups[g], first, scaled(p, p.groups[g + 1], two[m]));
+        else put(p, m, p.groups[g], first);
       }
     }
   });
@@ -273,4 +273,4 @@ bool few_rows(const Product& p) {
   return true;
 }
 
-}  // namespace sightline
+}  // namespace sightline::amx

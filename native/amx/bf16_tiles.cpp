@@ -1,9 +1,9 @@
 // Matrix products in tiles of bf16 with float32 sums.
 #include <tbb/parallel_for.h>
 
-#include "product.hpp"
+#include "finish.hpp"
 
-namespace sightline {
+namespace sightline::amx {
 namespace {
 
 constexpr size_t kChunk = 64;  // blocks of 32 values of a weight row that are unpacked at a time
@@ -121,4 +121,10 @@ void by_bf16_tiles(const Product& p) {
   });
 }
 
-}  // namespace sightline
+void compute(const Product& p) {
+  if (p.count == 0 || few_rows(p)) return;
+  if (p.all(Matrix::Format::int8) || (p.all_integers(kLevels) && p.count <= kSmallBatch)) by_int8_tiles(p);
+  else by_bf16_tiles(p);
+}
+
+}  // namespace sightline::amx

@@ -1,0 +1,260 @@
+// Products of a few rows, where memory sets the pace: every weight comes from there once, in the order it lies.
+#include <tbb/blocked_range.h>
+#include <tbb/parallel_for.h>
+
+#include "finish.hpp"
+
+namespace sightline::avx2 {
+namespace {
+
+constexpr size_t kTogether = 4;  // rows of x that are multiplied with a weight while it is in a register
+
+// Asks for what will be read soon: a page on.
+inline void ask(const uint8_t* at) { _mm_prefetch((const char*)at + 4096, _MM_HINT_T0); }
+
+inline __m256i load(const void* at) { return _mm256_loadu_si256((const __m256i*)at); }
+
+// Rows of x in float32, plain and with, of each 16, the even values first, as bf16 values come apart.
+struct Floats {
+  float *x, *apart;
+  size_t width;
+  float level(size_t) const { return 1.0f; }
+
+  explicit Floats(const Product& p) : width(p.width) {
+    static thread_local Scratch own;
+    x = own.get<float>(2 * p.count * width);
+    apart = x + p.count * width;
+    for (size_t m = 0; m < p.count; m++) {
+      const float* in = row(p, m, x + m * width);
+      if (in != x + m * width) std::memcpy(x + m * width, in, width * sizeof(float));
+    }
+    for (size_t k = 0; k < p.count * width; k++) apart[k / 16 * 16 + k % 2 * 8 + k % 16 / 2] = x[k];
+  }
+
+  template <int M>
+  void dot(const Matrix& w, size_t i, size_t m, float* out) const {
+    w.format() == Matrix::Format::bf16 ? plain<M>(w, i, m, out) : coded<M>(w, i, m, out);
+  }
+
+  template <int M>
+  struct Sums {
+    __m256 even[M], odd[M];
+    Sums() {
+      for (int m = 0; m < M; m++) even[m] = odd[m] = _mm256_setzero_ps();
+    }
+    void add(__m256i values, const float* with, size_t width) {
+      const __m256 first = evens(values), second = odds(values);
+      for (size_t m = 0; m < M; m++) {
+        even[m] = _mm256_fmadd_ps(first, _mm256_loadu_ps(with + m * width), even[m]);
+        odd[m] = _mm256_fmadd_ps(second, _mm256_loadu_ps(with + m * width + kLanes), odd[m]);
+      }
+    }
+    void put(float* out) const {
+      for (int m = 0; m < M; m++) out[m * kTile] = sum_of(_mm256_add_ps(even[m], odd[m]));
+    }
+  };
+
+  template <int M>
+  void plain(const Matrix& w, size_t i, size_t m, float* out) const {
+    const uint8_t* at = w.row(i);
+    const float* with = apart + m * width;
+    Sums<M> sums, more;
+    size_t k = 0;
+    for (; k + 32 <= width; k += 32) {
+      ask(at + 2 * k);
+      sums.add(load(at + 2 * k), with + k, width);
+      more.add(load(at + 2 * k + 32), with + k + 16, width);
+    }
+    if (k < width) sums.add(load(at + 2 * k), with + k, width);
+    for (int j = 0; j < M; j++) {
+      sums.even[j] = _mm256_add_ps(sums.even[j], more.even[j]);
+      sums.odd[j] = _mm256_add_ps(sums.odd[j], more.odd[j]);
+    }
+    sums.put(out);
+  }
+
+  // 12 bits a value, in blocks of 128.
+  template <int M>
+  void coded(const Matrix& w, size_t i, size_t m, float* out) const {
+    const __m256i book = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)w.scales));
+    const __m256i nibble = _mm256_set1_epi8(15);
+    const float* with = apart + m * width;
+    Sums<M> sums, more;
+    const uint8_t* at = w.row(i);
+    for (size_t k = 0; k < width; k += 128, at += 192) {
+      for (size_t line = 0; line < 192; line += 64) ask(at + line);
+      for (size_t c = 0; c < 2; c++) {
+        __m256i codes = load(at + 128 + 32 * c);
+        for (size_t half = 0; half < 2; half++, codes = _mm256_srli_epi16(codes, 4)) {
+          const __m256i low = load(at + 64 * half + 32 * c);
+          const __m256i high = _mm256_shuffle_epi8(book, _mm256_and_si256(codes, nibble));
+          const float* here = with + k + 64 * half + 16 * c;
+          sums.add(_mm256_unpacklo_epi8(low, high), here, width);
+          more.add(_mm256_unpackhi_epi8(low, high), here + 32, width);
+        }
+      }
+    }
+    for (int j = 0; j < M; j++) {
+      sums.even[j] = _mm256_add_ps(sums.even[j], more.even[j]);
+      sums.odd[j] = _mm256_add_ps(sums.odd[j], more.odd[j]);
+    }
+    sums.put(out);
+    for (int j = 0; j < M; j++) out[j * kTile] += amends(w, i, x + (m + j) * width);
+  }
+
+  // What exceptions of row i add to its sum in place of what stands for them in the row.
+  static float amends(const Matrix& w, size_t i, const float* x) {
+    const auto value = [](uint32_t bf16) {
+      bf16 <<= 16;
+      float out;
+      std::memcpy(&out, &bf16, sizeof out);
+      return out;
+    };
+    const auto common = uint32_t(reinterpret_cast<const uint8_t*>(w.scales)[0]) << 8;
+    float sum = 0;
+    for (const Exception& e : Exceptions(w, i)) {
+      sum += x[e.column] * value(e.value);
+      sum -= x[e.column] * value(common | (e.value & 0xff));
+    }
+    return sum;
+  }
+};
+
+// Rows of x as levels of 15 bits, so that sums are exact: plain for int8, and for int4, of each 64, those first that
+// meet the lowest four bits of the 16 words that hold 64 weights, then those that meet the next four, and so on.
+struct Levels {
+  int16_t *x, *apart;
+  float* worth;
+  size_t width;
+  float level(size_t m) const { return worth[m]; }
+
+  explicit Levels(const Product& p) : width(p.width) {
+    static thread_local Scratch words, floats;
+    x = words.get<int16_t>(2 * p.count * width);
+    apart = x + p.count * width;
+    worth = floats.get<float>(kFew + width);
+    for (size_t m = 0; m < p.count; m++) worth[m] = to_levels(row(p, m, worth + kFew), width, x + m * width);
+    if (!p.any(Matrix::Format::int4)) return;
+    for (size_t k = 0; k < p.count * width; k++) apart[k / 64 * 64 + k % 4 * 16 + k % 64 / 4] = x[k];
+  }
+
+  template <int M>
+  void dot(const Matrix& w, size_t i, size_t m, float* out) const {
+    w.format() == Matrix::Format::int8 ? bytes<M>(w, i, m, out) : nibbles<M>(w, i, m, out);
+  }
+
+  template <int M>
+  void bytes(const Matrix& w, size_t i, size_t m, float* out) const {
+    constexpr size_t kSafe = 8192;  // so many products fit into 32 bits, however large
+    const uint8_t* at = w.row(i);
+    const int16_t* with = x + m * width;
+    for (int j = 0; j < M; j++) out[j * kTile] = 0;
+    for (size_t from = 0; from < width; from += kSafe) {
+      const size_t end = std::min(width, from + kSafe);
+      __m256i sums[M], more[M];
+      for (int j = 0; j < M; j++) sums[j] = more[j] = _mm256_setzero_si256();
+      size_t k = from;
+      for (; k + 64 <= end; k += 64) {
+        ask(at + k);
+        for (size_t part = 0; part < 64; part += 32) {
+          add<M>(sums, at + k + part, with + k + part);
+          add<M>(more, at + k + part + 16, with + k + part + 16);
+        }
+      }
+      for (; k < end; k += 16) add<M>(sums, at + k, with + k);
+      for (int j = 0; j < M; j++)
+        out[j * kTile] += sum_of(_mm256_cvtepi32_ps(_mm256_add_epi32(sums[j], more[j])));
+    }
+  }
+  template <int M>
+  void add(__m256i* sums, const uint8_t* at, const int16_t* with) const {
+    const __m256i weights = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)at));
+    for (size_t j = 0; j < M; j++)
+      sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(weights, load(with + j * width)));
+  }
+
+  template <int M>
+  void nibbles(const Matrix& w, size_t i, size_t m, float* out) const {
+    const size_t group = w.width / w.groups, blocks = std::max<size_t>(1, group / kWords);
+    const uint16_t* scales = w.scales + i * w.groups;
+    const uint8_t* at = w.row(i);
+    const int16_t* with = apart + m * width;
+    __m256 total[M];
+    for (int j = 0; j < M; j++) total[j] = _mm256_setzero_ps();
+    for (size_t k = 0; k < width;) {
+      __m256i sums[M];
+      for (int j = 0; j < M; j++) sums[j] = _mm256_setzero_si256();
+      const size_t end = k + blocks * kWords;
+      const size_t first = k / group;
+      for (; k < end; k += kWords) {
+        if (k % 128 == 0) ask(at + k / 2);
+        const __m256i words = load(at + k / 2);
+        const __m256i levels[4] = {_mm256_srai_epi16(_mm256_slli_epi16(words, 12), 12),
+                                   _mm256_srai_epi16(_mm256_slli_epi16(words, 8), 12),
+                                   _mm256_srai_epi16(_mm256_slli_epi16(words, 4), 12), _mm256_srai_epi16(words, 12)};
+        for (size_t j = 0; j < M; j++)
+          for (size_t part = 0; part < 4; part++)
+            sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(levels[part], load(with + j * width + k + part * 16)));
+      }
+      const float low = _cvtsh_ss(scales[first]), high = group < kWords ? _cvtsh_ss(scales[first + 1]) : low;
+      const __m256 scale = _mm256_setr_ps(low, low, low, low, high, high, high, high);
+      for (int j = 0; j < M; j++) total[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[j]), scale, total[j]);
+    }
+    for (int j = 0; j < M; j++) out[j * kTile] = sum_of(total[j]);
+  }
+};
+
+// Sums [count][16] of all rows of x with the 16 rows of a group.
+template <class Rows>
+void dots(const Rows& rows, const Group& g, size_t count, float* sums) {
+  for (size_t r = 0; r < kTile; r++)
+    for (size_t m = 0; m < count; m += kTogether) {
+      float* out = sums + m * kTile + r;
+      switch (count - m) {
+        case 1: rows.template dot<1>(*g.matrix, g.row + r, m, out); break;
+        case 2: rows.template dot<2>(*g.matrix, g.row + r, m, out); break;
+        case 3: rows.template dot<3>(*g.matrix, g.row + r, m, out); break;
+        default: rows.template dot<kTogether>(*g.matrix, g.row + r, m, out);
+      }
+    }
+}
+
+template <class Rows>
+void few(const Product& p) {
+  const FlushTiny flush;
+  const Rows rows(p);
+  const size_t pairs = (p.groups.size() + 1) / 2;
+  tbb::parallel_for(tbb::blocked_range<size_t>(0, pairs, 2), [&](const auto& range) {
+    const FlushTiny flush_here;
+    float sums[2][kFew * kTile];
+    for (size_t pair = range.begin(); pair < range.end(); pair++) {
+      const Group* groups = &p.groups[2 * pair];
+      const bool both = 2 * pair + 1 < p.groups.size();
+      for (size_t i = 0; i < (both ? 2 : 1); i++) dots(rows, groups[i], p.count, sums[i]);
+      for (size_t m = 0; m < p.count; m++)
+        finish(p, m, groups, both, sums[0] + m * kTile, sums[1] + m * kTile, rows.level(m));
+    }
+  });
+}
+
+}  // namespace
+
+bool few_rows(const Product& p) {
+  if (p.count > kFew) return false;
+  const auto halves = [&] {  // whether a group of int4 levels is all of a register, or half of it
+    return std::all_of(p.matrices.begin(), p.matrices.end(), [](const Matrix& w) {
+      const size_t group = w.format() == Matrix::Format::int4 ? w.width / w.groups : kWords;
+      return group % kWords == 0 || 2 * group == kWords;
+    });
+  };
+  if (p.all_floats()) few<Floats>(p);
+  else if (p.all(Matrix::Format::int8) || (p.all_integers(1) && p.width % kWords == 0 && halves())) few<Levels>(p);
+  else return false;
+  return true;
+}
+
+void compute(const Product& p) {
+  if (p.count && !few_rows(p)) by_panels(p);
+}
+
+}  // namespace sightline::avx2
