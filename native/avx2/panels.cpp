@@ -6,7 +6,8 @@
 namespace sightline::avx2 {
 namespace {
 
-constexpr size_t kWordsDeep = 512;  // words of a weight row that are in a panel at a time
+constexpr size_t kWordsDeep = 256;  // words of a weight row that are in a panel at a time
+constexpr size_t kStrips = 16;      // of x that pass 16 weight rows while these are in the first-level cache
 constexpr size_t kPairs = 4;        // of groups in a panel
 
 // `count` values of row i from `at` on, both multiples of 16: int8 as its levels, int4 scaled.
@@ -99,19 +100,27 @@ struct Levels {
   static float pack(const Product& p, size_t i, int16_t* out, float* own) {
     return to_levels(row(p, i, own), p.width, out);
   }
+  // Written out, since a compiler multiplies everything first and then runs out of registers.
+  static void add_products(__m256i& sums, __m256i a, __m256i b) {
+    __m256i products;
+    asm("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0" : "+x"(sums), "=&x"(products) : "x"(a), "x"(b));
+  }
   static void multiply(const uint32_t* w, const uint32_t* x, size_t depth, const float* scales, float* sums) {
     __m256i low[kRows], high[kRows];
+#pragma GCC unroll 6
     for (size_t r = 0; r < kRows; r++) low[r] = high[r] = _mm256_setzero_si256();
     for (size_t k = 0; k < depth; k++, w += kTile, x += kRows) {
       const __m256i first = _mm256_loadu_si256((const __m256i*)w);
       const __m256i second = _mm256_loadu_si256((const __m256i*)(w + kLanes));
+#pragma GCC unroll 6
       for (size_t r = 0; r < kRows; r++) {
         const __m256i values = _mm256_set1_epi32(int(x[r]));
-        low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(values, first));
-        high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(values, second));
+        add_products(low[r], values, first);
+        add_products(high[r], values, second);
       }
     }
     const Sixteen scale = Sixteen::load(scales);
+#pragma GCC unroll 6
     for (size_t r = 0; r < kRows; r++, sums += kTile) {
       const Sixteen found{_mm256_cvtepi32_ps(low[r]), _mm256_cvtepi32_ps(high[r])};
       (Sixteen::load(sums) + found * scale).store(sums);
@@ -175,27 +184,32 @@ void panel_by_strips(const Product& p, const Packed& x, size_t begin, size_t end
   const bool whole = x.deep <= kWordsDeep;  // then sums wait for nothing, and one place serves them all
   auto* panel = panel_memory.get<uint32_t>(groups * kWordsDeep * kTile);
   auto* scales = scale_memory.get<float>(groups * kScales);
-  auto* all = sum_memory.get<float>((whole ? groups : x.strips * groups) * kTileSums);
-  if (!whole) std::memset(all, 0, x.strips * groups * kTileSums * sizeof(float));
+  auto* all = sum_memory.get<float>((whole ? std::min(kStrips, x.strips) : x.strips) * groups * kTileSums);
   for (size_t from = 0; from < x.deep; from += kWordsDeep) {
     const size_t here = std::min(kWordsDeep, x.deep - from);
     for (size_t g = 0; g < groups; g++)
       turn<Kind>(p.groups[begin + g], from, here, panel + g * kWordsDeep * kTile, scales + g * kScales);
-    for (size_t s = 0; s < x.strips; s++) {
-      float* sums = all + (whole ? 0 : s * groups * kTileSums);
-      if (whole) std::memset(sums, 0, groups * kTileSums * sizeof(float));
-      const uint32_t* rows = x.words + (s * x.deep + from) * kRows;
+    for (size_t first = 0; first < x.strips; first += kStrips) {
+      const size_t last = std::min(x.strips, first + kStrips);
+      float* block = all + (whole ? 0 : first * groups * kTileSums);  // [groups][strips of the block]
+      if (from == 0) std::memset(block, 0, (last - first) * groups * kTileSums * sizeof(float));
       for (size_t g = 0; g < groups; g++) {
         const size_t span = Kind::span(*p.groups[begin + g].matrix);
-        for (size_t k = 0, i = 0; k < here; k += span, i++)
-          Kind::multiply(panel + (g * kWordsDeep + k) * kTile, rows + k * kRows, std::min(span, here - k),
-                         scales + g * kScales + i * kTile, sums + g * kTileSums);
+        for (size_t s = first; s < last; s++) {
+          const uint32_t* rows = x.words + (s * x.deep + from) * kRows;
+          float* sums = block + (g * (last - first) + s - first) * kTileSums;
+          for (size_t k = 0, i = 0; k < here; k += span, i++)
+            Kind::multiply(panel + (g * kWordsDeep + k) * kTile, rows + k * kRows, std::min(span, here - k),
+                           scales + g * kScales + i * kTile, sums);
+        }
       }
       if (from + here < x.deep) continue;
       for (size_t g = 0; g < groups; g += 2)
-        for (size_t r = 0; r < kRows && s * kRows + r < p.count; r++) {
-          const float* one = sums + g * kTileSums + r * kTile;
-          finish(p, s * kRows + r, &p.groups[begin + g], g + 1 < groups, one, one + kTileSums, x.worth[s * kRows + r]);
+        for (size_t s = first; s < last; s++) {
+          const float* one = block + (g * (last - first) + s - first) * kTileSums;
+          const float* two = one + (last - first) * kTileSums;
+          for (size_t r = 0, i = s * kRows; r < kRows && i < p.count; r++, i++)
+            finish(p, i, &p.groups[begin + g], g + 1 < groups, one + r * kTile, two + r * kTile, x.worth[i]);
         }
     }
   }

@@ -40,16 +40,19 @@ struct Floats {
   struct Sums {
     __m256 even[M], odd[M];
     Sums() {
+#pragma GCC unroll 4
       for (int m = 0; m < M; m++) even[m] = odd[m] = _mm256_setzero_ps();
     }
     void add(__m256i values, const float* with, size_t width) {
       const __m256 first = evens(values), second = odds(values);
+#pragma GCC unroll 4
       for (size_t m = 0; m < M; m++) {
         even[m] = _mm256_fmadd_ps(first, _mm256_loadu_ps(with + m * width), even[m]);
         odd[m] = _mm256_fmadd_ps(second, _mm256_loadu_ps(with + m * width + kLanes), odd[m]);
       }
     }
     void put(float* out) const {
+#pragma GCC unroll 4
       for (int m = 0; m < M; m++) out[m * kTile] = sum_of(_mm256_add_ps(even[m], odd[m]));
     }
   };
@@ -66,6 +69,7 @@ struct Floats {
       more.add(load(at + 2 * k + 32), with + k + 16, width);
     }
     if (k < width) sums.add(load(at + 2 * k), with + k, width);
+#pragma GCC unroll 4
     for (int j = 0; j < M; j++) {
       sums.even[j] = _mm256_add_ps(sums.even[j], more.even[j]);
       sums.odd[j] = _mm256_add_ps(sums.odd[j], more.odd[j]);
@@ -94,11 +98,13 @@ struct Floats {
         }
       }
     }
+#pragma GCC unroll 4
     for (int j = 0; j < M; j++) {
       sums.even[j] = _mm256_add_ps(sums.even[j], more.even[j]);
       sums.odd[j] = _mm256_add_ps(sums.odd[j], more.odd[j]);
     }
     sums.put(out);
+#pragma GCC unroll 4
     for (int j = 0; j < M; j++) out[j * kTile] += amends(w, i, x + (m + j) * width);
   }
 
@@ -148,10 +154,12 @@ struct Levels {
     constexpr size_t kSafe = 8192;  // so many products fit into 32 bits, however large
     const uint8_t* at = w.row(i);
     const int16_t* with = x + m * width;
+#pragma GCC unroll 4
     for (int j = 0; j < M; j++) out[j * kTile] = 0;
     for (size_t from = 0; from < width; from += kSafe) {
       const size_t end = std::min(width, from + kSafe);
       __m256i sums[M], more[M];
+#pragma GCC unroll 4
       for (int j = 0; j < M; j++) sums[j] = more[j] = _mm256_setzero_si256();
       size_t k = from;
       for (; k + 64 <= end; k += 64) {
@@ -162,6 +170,7 @@ struct Levels {
         }
       }
       for (; k < end; k += 16) add<M>(sums, at + k, with + k);
+#pragma GCC unroll 4
       for (int j = 0; j < M; j++)
         out[j * kTile] += sum_of(_mm256_cvtepi32_ps(_mm256_add_epi32(sums[j], more[j])));
     }
@@ -169,6 +178,7 @@ struct Levels {
   template <int M>
   void add(__m256i* sums, const uint8_t* at, const int16_t* with) const {
     const __m256i weights = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)at));
+#pragma GCC unroll 4
     for (size_t j = 0; j < M; j++)
       sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(weights, load(with + j * width)));
   }
@@ -180,9 +190,11 @@ struct Levels {
     const uint8_t* at = w.row(i);
     const int16_t* with = apart + m * width;
     __m256 total[M];
+#pragma GCC unroll 4
     for (int j = 0; j < M; j++) total[j] = _mm256_setzero_ps();
     for (size_t k = 0; k < width;) {
       __m256i sums[M];
+#pragma GCC unroll 4
       for (int j = 0; j < M; j++) sums[j] = _mm256_setzero_si256();
       const size_t end = k + blocks * kWords;
       const size_t first = k / group;
@@ -192,14 +204,18 @@ struct Levels {
         const __m256i levels[4] = {_mm256_srai_epi16(_mm256_slli_epi16(words, 12), 12),
                                    _mm256_srai_epi16(_mm256_slli_epi16(words, 8), 12),
                                    _mm256_srai_epi16(_mm256_slli_epi16(words, 4), 12), _mm256_srai_epi16(words, 12)};
+#pragma GCC unroll 4
         for (size_t j = 0; j < M; j++)
+#pragma GCC unroll 4
           for (size_t part = 0; part < 4; part++)
             sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(levels[part], load(with + j * width + k + part * 16)));
       }
       const float low = _cvtsh_ss(scales[first]), high = group < kWords ? _cvtsh_ss(scales[first + 1]) : low;
       const __m256 scale = _mm256_setr_ps(low, low, low, low, high, high, high, high);
+#pragma GCC unroll 4
       for (int j = 0; j < M; j++) total[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[j]), scale, total[j]);
     }
+#pragma GCC unroll 4
     for (int j = 0; j < M; j++) out[j * kTile] = sum_of(total[j]);
   }
 };
@@ -207,8 +223,8 @@ struct Levels {
 // Sums [count][16] of all rows of x with the 16 rows of a group.
 template <class Rows>
 void dots(const Rows& rows, const Group& g, size_t count, float* sums) {
-  for (size_t r = 0; r < kTile; r++)
-    for (size_t m = 0; m < count; m += kTogether) {
+  for (size_t m = 0; m < count; m += kTogether)
+    for (size_t r = 0; r < kTile; r++) {
       float* out = sums + m * kTile + r;
       switch (count - m) {
         case 1: rows.template dot<1>(*g.matrix, g.row + r, m, out); break;

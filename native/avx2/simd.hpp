@@ -94,18 +94,21 @@ inline void transpose(const uint32_t* in, size_t stride, uint32_t* out) {
 // of row r of x is at r * stride + k * step.
 inline void multiply(const float* w, const float* x, size_t stride, size_t step, size_t depth, float* sums) {
   __m256 low[kRows], high[kRows];
+#pragma GCC unroll 6
   for (size_t r = 0; r < kRows; r++) {
     low[r] = _mm256_loadu_ps(sums + r * kTile);
     high[r] = _mm256_loadu_ps(sums + r * kTile + kLanes);
   }
   for (size_t k = 0; k < depth; k++, w += kTile, x += step) {
     const __m256 first = _mm256_loadu_ps(w), second = _mm256_loadu_ps(w + kLanes);
+#pragma GCC unroll 6
     for (size_t r = 0; r < kRows; r++) {
       const __m256 value = _mm256_broadcast_ss(x + r * stride);
       low[r] = _mm256_fmadd_ps(value, first, low[r]);
       high[r] = _mm256_fmadd_ps(value, second, high[r]);
     }
   }
+#pragma GCC unroll 6
   for (size_t r = 0; r < kRows; r++) {
     _mm256_storeu_ps(sums + r * kTile, low[r]);
     _mm256_storeu_ps(sums + r * kTile + kLanes, high[r]);
