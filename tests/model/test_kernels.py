@@ -111,7 +111,7 @@ def test_the_canary_is_silent_where_our_own_kernels_read_every_matrix(
 ):
     kernels = choose(precision, 1, demo())
     assert kernels.own
-    assert str(kernels) == f"{precision}, 1 threads, our own kernels"
+    assert str(kernels) == f"{precision}, 1 threads, our own kernels ({kernels.own.units})"
     assert named(kernels, towers(precision, own=True)) == []
 
 

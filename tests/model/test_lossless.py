@@ -21,7 +21,8 @@ from sightline.model.kernels import choose
 from sightline.model.language import LanguageModel, Slice
 from sightline.model.load import load
 from sightline.model.lossless import BLOCK, BLOCK_BYTES, open_lossless
-from sightline.model.own import OwnKernels
+from sightline.model.machine import read_machine
+from sightline.model.own import TILES, OwnKernels
 from sightline.model.positions import token_positions
 from sightline.model.weights import EMBEDDING, Weight, Weights
 from sightline.settings import EngineSettings
@@ -264,15 +265,16 @@ def test_a_cache_folder_that_cannot_be_written_is_no_obstacle_either(tmp_path: P
 @needs_own
 @pytest.mark.parametrize("make", [gaussian, with_outliers])
 @pytest.mark.parametrize("width", [128, 384, 2176])
-def test_a_product_is_that_of_the_stored_matrix(make: Callable[[int, int], Bits], width: int):
+@pytest.mark.parametrize("tiles", [False, *([True] if TILES.issubset(read_machine().flags) else [])])
+def test_a_product_is_that_of_the_stored_matrix(make: Callable[[int, int], Bits], width: int, tiles: bool):
     core = ov.Core()
-    own, bits = OwnKernels(core, 3), make(80, width)
+    own, bits = OwnKernels(core, 3, tiles=tiles), make(80, width)
     x = g.parameter("x", ov.Type.f32, (-1, width))
     both = [coded(bits), Weight(bits, bits.shape, "BF16")]
     assert own.fit(both)
     outputs = [g.result(own.linear(x, [weight])[0], f"y{i}") for i, weight in enumerate(both)]
     model = core.compile_model(ov.Model(outputs, [x], "products"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for count in (1, 3, 5, 40):
+    for count in (1, 3, 5, 8, 40):
         rows = np.random.default_rng(count).standard_normal((count, width), np.float32)
         found, expected = (model([rows])[f"y{i}"] for i in range(2))
         assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()

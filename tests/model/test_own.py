@@ -1,4 +1,7 @@
-"""Promises of our own kernels, against float64: right for every format, shape and count, alone or in a batch."""
+"""Promises of our own kernels, against float64: right for every format, shape and count, alone or in a batch.
+
+A processor with tiles computes everything in both ways, with them and in AVX2.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from own_kernels import needs_own
 from sightline.model import graph as g
 from sightline.model.checkpoint import to_float32
 from sightline.model.kernels import weight_group
-from sightline.model.own import TILES, Act, NoOwnKernels, Norm, OwnKernels, open_own
+from sightline.model.machine import read_machine
+from sightline.model.own import AVX2, TILES, Act, NoOwnKernels, Norm, OwnKernels, open_own
 from sightline.model.weights import Weight
 
 Parts = Literal[1, 3]
@@ -28,15 +32,33 @@ FORMATS: tuple[Format, ...] = ("bf16", "int8", "int4")
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-COUNTS = (1, 2, 3, 4, 5, 16, 17, 33, 70)  # rows by rows, then tiles: one, two, odd ones, with a rest
+COUNTS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 70, 200)  # rows by rows, then tiles or strips: one, odd ones, with a rest
 TOLERANCE: dict[Parts, float] = {3: 2e-6, 1: 1e-2}  # of the largest value
 EPS = 1e-6
 
 
+UNITS = [False, *([True] if TILES.issubset(read_machine().flags) else [])]
+
+
 @cache
-def kernels(parts: Parts) -> tuple[ov.Core, OwnKernels]:
+def opened(parts: Parts, tiles: bool) -> tuple[ov.Core, OwnKernels]:
     core = ov.Core()
-    return core, OwnKernels(core, parts)
+    return core, OwnKernels(core, parts, tiles=tiles)
+
+
+class Used:
+    """What the test at hand computes with."""
+
+    tiles = False
+
+
+@pytest.fixture(params=UNITS, ids=lambda tiles: "tiles" if tiles else "avx2", autouse=True)
+def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Used, "tiles", request.param)
+
+
+def kernels(parts: Parts) -> tuple[ov.Core, OwnKernels]:
+    return opened(parts, Used.tiles)
 
 
 def random(*shape: int, seed: int = 0) -> F32:
@@ -340,7 +362,9 @@ def test_where_our_own_kernels_do_not_run_the_reason_is_said(tmp_path: Path):
         return caught.value
 
     assert reason(wanted=False).reason == "turned off by SIGHTLINE_OWN_KERNELS"
-    assert "AMX" in reason(flags=TILES - {"amx_tile"}).reason
+    for flags in (TILES - {"amx_tile"}, AVX2 - {"fma"}, AVX2 | {"avx_vnni"}, frozenset[str]()):
+        assert "AVX2 and nothing above it" in reason(flags=flags).reason
+    assert reason(flags=AVX2).reason == "not built"
     missing = reason()
     assert (missing.reason, "apt install g++" in missing.way_out) == ("not built", True)
     (tmp_path / "own_kernels.so").write_bytes(b"built for something else")

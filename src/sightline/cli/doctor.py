@@ -136,7 +136,7 @@ def examine(model: str | None, settings: Settings, machine: Machine, measured: M
     fits = tuple(
         _fit(name, config, precision, here, measured) for name, config in shown.items() for precision in PRECISIONS
     )
-    return Report(machine, measured, fits, tuple(_advice(machine)), tuple(findings))
+    return Report(machine, measured, fits, tuple(_advice(here)), tuple(findings))
 
 
 def _fit(name: str, config: ModelConfig, precision: Precision, here: Here, measured: Measured | None) -> Fit:
@@ -187,7 +187,8 @@ def _no_own_kernels(settings: Settings, machine: Machine) -> tuple[str, str] | N
 
 def _own_kernels(here: Here) -> Finding:
     if here.without_own is None:
-        return Finding("good", "our own kernels compute: this processor has tile instructions (AMX)")
+        units = "tile instructions (AMX)" if here.machine.multiplies_bf16 else "AVX2"
+        return Finding("good", f"our own kernels compute, with this processor's {units}")
     reason, way_out = here.without_own
     return Finding(
         "warning" if way_out else "good", f"our own kernels are not used, OpenVINO's compute: {reason}", way_out
@@ -228,12 +229,15 @@ def _memory(name: str, config: ModelConfig, settings: Settings, here: Here) -> F
     return Finding("problem", text, way_out)
 
 
-def _advice(machine: Machine) -> Iterator[str]:
+def _advice(here: Here) -> Iterator[str]:
     """What is expected of each precision on this processor, and why."""
+    machine = here.machine
     has = ", ".join(machine.features) or "no vector instructions we know of"
     yield "int4 is expected to write fastest: each token reads every weight once, and int4 has the fewest bytes to read"
     if machine.multiplies_int8:
         yield "int8 and int4 are expected to read prompts fastest: the processor multiplies 8-bit numbers natively"
+    elif here.without_own is None:
+        yield "int8 and int4 are expected to read prompts fastest: our own kernels multiply 16-bit numbers"
     else:
         yield f"int8 and int4 may read prompts no faster than exact: the processor has no 8-bit products ({has})"
     if machine.multiplies_bf16:

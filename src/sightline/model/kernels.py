@@ -44,7 +44,9 @@ class Kernels:
     without_own: str = ""
 
     def __str__(self) -> str:
-        whose = "our own kernels" if self.own else f"the plugin's kernels (our own: {self.without_own})"
+        whose = (
+            f"our own kernels ({self.own.units})" if self.own else f"the plugin's kernels (our own: {self.without_own})"
+        )
         return f"{self.precision}, {self.threads} threads, {whose}"
 
     def compile(self, model: ov.Model, properties: Mapping[str, str]) -> ov.CompiledModel:

@@ -1,7 +1,7 @@
 """Our own kernels (native/ in the repository) as operations of a graph. Knows how to load and call them, not when to.
 
-They need the tile instructions of Intel's AMX, or AVX2 on a processor that has nothing above it, and a library built for
-this very OpenVINO (`make kernels`); without either there are none, and the plugin's kernels do the work.
+They need the tile instructions of Intel's AMX, or AVX2 on a processor that has nothing above it, and a library built
+for this very OpenVINO (`make kernels`); without either there are none, and the plugin's kernels do the work.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def open_own(
         raise NoOwnKernels("turned off by SIGHTLINE_OWN_KERNELS")
     tiles = TILES.issubset(flags)
     if not tiles and (not AVX2.issubset(flags) or not _ABOVE_AVX2.isdisjoint(flags)):
-        raise NoOwnKernels("written for processors with tile instructions (AMX), or with AVX2 and nothing above")
+        raise NoOwnKernels("they are for processors with tile instructions (AMX), or with AVX2 and nothing above it")
     if not library.exists():
         raise NoOwnKernels("not built", "in a clone, install a C++ compiler (apt install g++) and run make kernels")
     try:
@@ -87,14 +87,17 @@ class OwnKernels:
     def __init__(
         self, core: ov.Core, parts: Literal[1, 3], library: Path = LIBRARY, room: int = 0, tiles: bool = False
     ):
-        """`room`: most bytes of weights to copy out of the files they come from, for the sake of speed. `tiles`: compute
-        with AMX; where the system refuses its use, and without them, AVX2 does."""
+        """`room`: most bytes of weights to copy out of the files they come from, for the sake of speed.
+
+        `tiles`: compute with AMX; without, or where the system refuses its use, AVX2 does.
+        """
         self._arena = Arena(room)
         core.add_extension(str(library))
         self._factory = NodeFactory()
         self._factory.add_extension(str(library))
         # parts: bf16 numbers that stand for one float32 in tiles: three keep all of its bits
         self._common = {"tiles": tiles, "parts": parts}
+        self.units = "AMX" if tiles else "AVX2"
 
     @staticmethod
     def fit(weights: Sequence[Weight]) -> bool:
