@@ -11,9 +11,11 @@
 namespace sightline::avx2 {
 namespace {
 
-constexpr size_t kKeys = 128;                 // keys between two looks at the largest score
-constexpr size_t kStrips = 16;                // of six queries, that pass a block of keys while it is in the cache
-constexpr size_t kScores = kKeys + kTile;     // from one query's scores to the next: they must not share a cache set
+constexpr size_t kKeys = 128;              // keys between two looks at the largest score
+constexpr size_t kStrips = 16;             // of six queries, that pass a block of keys while it is in the cache
+constexpr size_t kScores = kKeys + kTile;  // from one query's scores to the next: they must not share a cache set
+
+constexpr float kLog2E = 1.44269504088896341f;
 
 // One head, turned for the products: keys [groups of 16][values][16], values [groups of 16 values][keys][16].
 struct Head {
@@ -50,26 +52,31 @@ struct Head {
   }
 };
 
-// What six queries have seen so far: the largest score, the sum of e^(score - largest), and the weighted values,
+// What six queries have seen so far: the largest score, the sum of 2^(score - largest), and the weighted values,
 // [groups of 16 values][6][16].
 struct Seen {
   float largest[kRows], sum[kRows];
   float* values;
 };
 
+// 2^x: in float32, or close enough for a result that keeps eight bits.
+__m256 power(__m256 x, bool rough) {
+  return rough ? rough_exp2(x) : exp(_mm256_mul_ps(x, _mm256_set1_ps(0.693147180559945f)));
+}
+
 // Turns scores [6][kScores] into shares, and what was seen before to the new scale.
-void soften(Seen& seen, float* scores, size_t keys, size_t size) {
+void soften(Seen& seen, float* scores, size_t keys, size_t size, bool rough) {
   for (size_t r = 0; r < kRows; r++, scores += kScores) {
     __m256 most = _mm256_set1_ps(seen.largest[r]), sum = _mm256_setzero_ps();
     for (size_t k = 0; k < keys; k += kLanes) most = _mm256_max_ps(most, _mm256_loadu_ps(scores + k));
     const float largest = largest_of(most);
     most = _mm256_set1_ps(largest);
     for (size_t k = 0; k < keys; k += kLanes) {
-      const __m256 share = exp(_mm256_sub_ps(_mm256_loadu_ps(scores + k), most));
+      const __m256 share = power(_mm256_sub_ps(_mm256_loadu_ps(scores + k), most), rough);
       sum = _mm256_add_ps(sum, share);
       _mm256_storeu_ps(scores + k, share);
     }
-    const float fade = std::exp(seen.largest[r] - largest);
+    const float fade = std::exp2(seen.largest[r] - largest);
     seen.sum[r] = seen.sum[r] * fade + sum_of(sum);
     seen.largest[r] = largest;
     if (fade == 1.0f) continue;
@@ -84,9 +91,9 @@ void soften(Seen& seen, float* scores, size_t keys, size_t size) {
 void attend(const Head& h, size_t from) {
   static thread_local Scratch own;
   const size_t strips = std::min(kStrips, (h.f.count - from + kRows - 1) / kRows), strip_values = kRows * h.size;
-  float* queries = own.get<float>(strips * (kRows * h.f.size + strip_values) + kRows * kScores + kRows * kTile);
+  float* queries = own.get<float>(strips * (kRows * h.f.size + strip_values) + kRows * kScores);
   float* values = queries + strips * kRows * h.f.size;
-  float *scores = values + strips * strip_values, *sums = scores + kRows * kScores;
+  float* scores = values + strips * strip_values;
   Seen seen[kStrips];
   std::memset(values, 0, strips * strip_values * sizeof(float));
   for (size_t s = 0; s < strips; s++) {
@@ -94,24 +101,22 @@ void attend(const Head& h, size_t from) {
     for (size_t r = 0; r < kRows; r++) {
       seen[s].largest[r] = std::numeric_limits<float>::lowest(), seen[s].sum[r] = 0;
       const size_t i = std::min(from + s * kRows + r, h.f.count - 1);  // what only fills up a strip is not written
-      h.rotate(i, 0, 1.0f / std::sqrt(float(h.f.size)), queries + (s * kRows + r) * h.f.size);
+      h.rotate(i, 0, kLog2E / std::sqrt(float(h.f.size)), queries + (s * kRows + r) * h.f.size);
     }
   }
   for (size_t block = 0; block < h.keys; block += kKeys) {
     const size_t here = std::min(kKeys, h.keys - block);
     for (size_t s = 0; s < strips; s++) {
-      for (size_t k = 0; k < here; k += kTile) {
-        std::memset(sums, 0, kRows * kTile * sizeof(float));
-        multiply(h.key + (block + k) * h.f.size, queries + s * kRows * h.f.size, h.f.size, 1, h.f.size, sums);
-        for (size_t r = 0; r < kRows; r++) Sixteen::load(sums + r * kTile).store(scores + r * kScores + k);
-      }
+      for (size_t k = 0; k < here; k += kTile)
+        multiply(h.key + (block + k) * h.f.size, queries + s * kRows * h.f.size, h.f.size, 1, h.f.size, true,
+                 scores + k, kScores);
       for (size_t k = h.f.count; k < block + here; k++)  // these only fill up a group
         for (size_t r = 0; r < kRows && k >= block; r++)
           scores[r * kScores + k - block] = std::numeric_limits<float>::lowest();
-      soften(seen[s], scores, here, h.size);
+      soften(seen[s], scores, here, h.size, h.f.parts == 1);
       for (size_t c = 0; c < h.size; c += kTile)
         multiply(h.value + (c / kTile * h.keys + block) * kTile, scores, kScores, 1, here,
-                 seen[s].values + c / kTile * kRows * kTile);
+                 false, seen[s].values + c / kTile * kRows * kTile, kTile);
     }
   }
   for (size_t s = 0; s < strips; s++)

@@ -86,7 +86,7 @@ struct Floats {
     return 1.0f;
   }
   static void multiply(const uint32_t* w, const uint32_t* x, size_t depth, const float*, float* sums) {
-    avx2::multiply((const float*)w, (const float*)x, 1, kRows, depth, sums);
+    avx2::multiply((const float*)w, (const float*)x, 1, kRows, depth, false, sums, kTile);
   }
 };
 

@@ -57,6 +57,15 @@ inline __m256 exp(__m256 x) {
   return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
 }
 
+// 2^x within 1.1e-4 of itself, not below 2^-126: a cubic for what rounding x to an integer leaves.
+inline __m256 rough_exp2(__m256 x) {
+  x = _mm256_max_ps(x, _mm256_set1_ps(-126.0f));
+  const __m256 n = _mm256_round_ps(x, 8), r = _mm256_sub_ps(x, n);
+  __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(0.05517166f), r, _mm256_set1_ps(0.24261112f));
+  p = _mm256_fmadd_ps(_mm256_fmadd_ps(p, r, _mm256_set1_ps(0.69326099f)), r, _mm256_set1_ps(0.99992807f));
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+}
+
 // x * sigmoid(x)
 inline __m256 silu(__m256 x) {
   return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0f), exp(_mm256_sub_ps(_mm256_setzero_ps(), x))));
@@ -90,14 +99,15 @@ inline void transpose(const uint32_t* in, size_t stride, uint32_t* out) {
   }
 }
 
-// Adds to `sums` [kRows][16] the products of kRows rows of x, `stride` apart, with 16 weight rows [depth][16]. Value k
-// of row r of x is at r * stride + k * step.
-inline void multiply(const float* w, const float* x, size_t stride, size_t step, size_t depth, float* sums) {
+// Products of kRows rows of x, `stride` apart, with 16 weight rows [depth][16], put into (when `fresh`) or added to 16
+// `sums` of each row, `next` apart. Value k of row r of x is at r * stride + k * step.
+inline void multiply(const float* w, const float* x, size_t stride, size_t step, size_t depth, bool fresh, float* sums,
+                     size_t next) {
   __m256 low[kRows], high[kRows];
 #pragma GCC unroll 6
   for (size_t r = 0; r < kRows; r++) {
-    low[r] = _mm256_loadu_ps(sums + r * kTile);
-    high[r] = _mm256_loadu_ps(sums + r * kTile + kLanes);
+    low[r] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(sums + r * next);
+    high[r] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(sums + r * next + kLanes);
   }
   for (size_t k = 0; k < depth; k++, w += kTile, x += step) {
     const __m256 first = _mm256_loadu_ps(w), second = _mm256_loadu_ps(w + kLanes);
@@ -110,8 +120,8 @@ inline void multiply(const float* w, const float* x, size_t stride, size_t step,
   }
 #pragma GCC unroll 6
   for (size_t r = 0; r < kRows; r++) {
-    _mm256_storeu_ps(sums + r * kTile, low[r]);
-    _mm256_storeu_ps(sums + r * kTile + kLanes, high[r]);
+    _mm256_storeu_ps(sums + r * next, low[r]);
+    _mm256_storeu_ps(sums + r * next + kLanes, high[r]);
   }
 }
 
