@@ -7,10 +7,11 @@
 namespace sightline::avx2 {
 namespace {
 
-constexpr size_t kTogether = 4;  // rows of x that are multiplied with a weight while it is in a register
+constexpr int kTogether = 4;  // rows of x that are multiplied with a weight while it is in a register: more is slower
 
-// Asks for what will be read soon. Of 512 to 8192 bytes ahead, this is where two threads read nearly all that memory gives.
-inline void ask(const uint8_t* at) { _mm_prefetch((const char*)at + 1536, _MM_HINT_T0); }
+// How far ahead to ask for what will be read: of 512 to 8192 bytes, here two threads read nearly all that memory gives.
+constexpr size_t kAhead = 1536;
+inline void ask(const uint8_t* at, size_t ahead = kAhead) { _mm_prefetch((const char*)at + ahead, _MM_HINT_T0); }
 
 inline __m256i load(const void* at) { return _mm256_loadu_si256((const __m256i*)at); }
 
@@ -32,8 +33,9 @@ struct Floats {
   }
 
   template <int M>
-  void dot(const Matrix& w, size_t i, size_t m, float* out) const {
-    w.format() == Matrix::Format::bf16 ? plain<M>(w, i, m, out) : coded<M>(w, i, m, out);
+  void dots(const Matrix& w, size_t first, size_t m, float* out) const {
+    for (size_t r = 0; r < kTile; r++)
+      w.format() == Matrix::Format::bf16 ? plain<M>(w, first + r, m, out + r) : coded<M>(w, first + r, m, out + r);
   }
 
   template <int M>
@@ -145,35 +147,39 @@ struct Levels {
   }
 
   template <int M>
-  void dot(const Matrix& w, size_t i, size_t m, float* out) const {
-    w.format() == Matrix::Format::int8 ? bytes<M>(w, i, m, out) : nibbles<M>(w, i, m, out);
+  void dots(const Matrix& w, size_t first, size_t m, float* out) const {
+    if (w.format() == Matrix::Format::int8) return bytes<M>(w, first, m, out);
+    for (size_t r = 0; r < kTile; r++) nibbles<M>(w, first + r, m, out + r);
   }
 
+  // In blocks of a row, so that what they are multiplied with stays in the first-level cache for all 16 rows.
   template <int M>
-  void bytes(const Matrix& w, size_t i, size_t m, float* out) const {
-    constexpr size_t kSafe = 8192;  // so many products fit into 32 bits, however large
-    const uint8_t* at = w.row(i);
-    const int16_t* with = x + m * width;
+  void bytes(const Matrix& w, size_t first, size_t m, float* out) const {
+    constexpr size_t kBlock = 8192 / M;  // so many products fit into 32 bits, however large
+    const size_t ahead = width <= kBlock ? kAhead : w.row_bytes;
+    for (size_t from = 0; from < width; from += kBlock)
+      for (size_t r = 0; r < kTile; r++) {
+        const size_t end = std::min(width, from + kBlock);
+        const uint8_t* at = w.row(first + r);
+        const int16_t* with = x + m * width;
+        __m256i sums[M], more[M];
 #pragma GCC unroll 4
-    for (int j = 0; j < M; j++) out[j * kTile] = 0;
-    for (size_t from = 0; from < width; from += kSafe) {
-      const size_t end = std::min(width, from + kSafe);
-      __m256i sums[M], more[M];
+        for (int j = 0; j < M; j++) sums[j] = more[j] = _mm256_setzero_si256();
+        size_t k = from;
+        for (; k + 64 <= end; k += 64) {
+          ask(at + k, ahead);
+          for (size_t part = 0; part < 64; part += 32) {
+            add<M>(sums, at + k + part, with + k + part);
+            add<M>(more, at + k + part + 16, with + k + part + 16);
+          }
+        }
+        for (; k < end; k += 16) add<M>(sums, at + k, with + k);
 #pragma GCC unroll 4
-      for (int j = 0; j < M; j++) sums[j] = more[j] = _mm256_setzero_si256();
-      size_t k = from;
-      for (; k + 64 <= end; k += 64) {
-        ask(at + k);
-        for (size_t part = 0; part < 64; part += 32) {
-          add<M>(sums, at + k + part, with + k + part);
-          add<M>(more, at + k + part + 16, with + k + part + 16);
+        for (int j = 0; j < M; j++) {
+          const float sum = sum_of(_mm256_cvtepi32_ps(_mm256_add_epi32(sums[j], more[j])));
+          out[j * kTile + r] = from ? out[j * kTile + r] + sum : sum;
         }
       }
-      for (; k < end; k += 16) add<M>(sums, at + k, with + k);
-#pragma GCC unroll 4
-      for (int j = 0; j < M; j++)
-        out[j * kTile] += sum_of(_mm256_cvtepi32_ps(_mm256_add_epi32(sums[j], more[j])));
-    }
   }
   template <int M>
   void add(__m256i* sums, const uint8_t* at, const int16_t* with) const {
@@ -231,19 +237,12 @@ struct Levels {
   }
 };
 
-// Sums [count][16] of all rows of x with the 16 rows of a group.
-template <class Rows>
-void dots(const Rows& rows, const Group& g, size_t count, float* sums) {
-  for (size_t m = 0; m < count; m += kTogether)
-    for (size_t r = 0; r < kTile; r++) {
-      float* out = sums + m * kTile + r;
-      switch (count - m) {
-        case 1: rows.template dot<1>(*g.matrix, g.row + r, m, out); break;
-        case 2: rows.template dot<2>(*g.matrix, g.row + r, m, out); break;
-        case 3: rows.template dot<3>(*g.matrix, g.row + r, m, out); break;
-        default: rows.template dot<kTogether>(*g.matrix, g.row + r, m, out);
-      }
-    }
+// Sums [count][16] of `count` rows of x from m on with the 16 rows of a group.
+template <class Rows, int M = kTogether>
+void dots(const Rows& rows, const Group& g, size_t m, size_t count, float* sums) {
+  for (; count >= M; count -= M, m += M, sums += M * kTile) rows.template dots<M>(*g.matrix, g.row, m, sums);
+  if constexpr (M > 1)
+    if (count) dots<Rows, M - 1>(rows, g, m, count, sums);
 }
 
 template <class Rows>
@@ -257,7 +256,7 @@ void few(const Product& p) {
     for (size_t pair = range.begin(); pair < range.end(); pair++) {
       const Group* groups = &p.groups[2 * pair];
       const bool both = 2 * pair + 1 < p.groups.size();
-      for (size_t i = 0; i < (both ? 2 : 1); i++) dots(rows, groups[i], p.count, sums[i]);
+      for (size_t i = 0; i < (both ? 2 : 1); i++) dots(rows, groups[i], 0, p.count, sums[i]);
       for (size_t m = 0; m < p.count; m++)
         finish(p, m, groups, both, sums[0] + m * kTile, sums[1] + m * kTile, rows.level(m));
     }
