@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import io
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -187,7 +188,7 @@ def load_as(name: str, checkpoint: Path, threads: int | None, cache: Path) -> Mo
     """The checkpoint in the precision of that name, its pack in a folder of its own."""
     precision: Precision = "int8" if name == "int8" else "exact" if name == "exact" else "int4"
     # Where nothing is seen of what matrices multiply, values are rounded to the nearest level.
-    plain = {"layer_inputs": lambda opened, _: [{}] * opened.config.text.layers, "_SPARED": ()}
+    plain = {"layer_inputs": lambda opened, _: [{}] * opened.config.text.layers, "_SPARED": re.compile("(?!)")}
     with patch.multiple(quantize, **plain) if name == PLAIN else nullcontext():
         return load(checkpoint, EngineSettings(precision, threads, cache_dir=cache / name))
 

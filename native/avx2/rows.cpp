@@ -224,8 +224,10 @@ struct Levels {
 #pragma GCC unroll 4
         for (size_t j = 0; j < M; j++)
 #pragma GCC unroll 4
-          for (size_t part = 0; part < 4; part++)
-            sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(levels[part], load(with + j * width + k + part * 16)));
+          for (size_t part = 0; part < 4; part++) {
+            const __m256i values = load(with + j * width + k + part * 16);
+            sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(levels[part], values));
+          }
       }
       __m256 scale = _mm256_broadcast_ss(scales + first);
       if (group < kWords) scale = _mm256_blend_ps(scale, _mm256_broadcast_ss(scales + first + 1), 0xf0);

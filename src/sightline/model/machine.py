@@ -122,7 +122,8 @@ def memory_need(
     weights: every parameter once. exact: 2 bytes each, as stored, but 6 in a vision tower of the plugin's, and 1.5 in
     the matrices of a language model of our own kernels'. int8: 1 byte
     and a 2-byte scale per row, with bf16 2 bytes in a vision tower of the plugin's. int4: in the language layers half a
-    byte and a 2-byte scale per group of 128, in their value matrices and elsewhere 1 byte and a 2-byte scale per row.
+    byte and a 2-byte scale per group of 128, in their value matrices, in the first of them and elsewhere 1 byte and a
+    2-byte scale per row.
     Our own kernels read copies, or where memory is short the mapped file itself: the system may take that from memory
     and read it again, but slowly, so it counts.
     Norms, biases, position tables, routers and the patch embedding: 4 bytes always. The embedding table counts in full,
@@ -196,6 +197,7 @@ class _Matrix:
     rows: int
     width: int
     count: int = 1
+    spared: bool = False  # int4 leaves it in 8 bits
 
     def nbytes(self, precision: Precision, bf16: bool = False, own: bool = False) -> int:
         """Bytes of one of them."""
@@ -208,7 +210,7 @@ class _Matrix:
                 return self.rows * (self.width * 3 // 2 + 4)  # exceptions begin somewhere for each row; there are few
             copied = self.part == "vision" and not in_place
             return (_EXACT_VISION_BYTES if copied else 2) * self.rows * self.width
-        if precision == "int4" and self.part in ("layer", "expert") and self.name != "v":
+        if precision == "int4" and self.part in ("layer", "expert") and not self.spared:
             group = next((g for g in _INT4_GROUPS if self.width % g == 0), None)
             if group:
                 return self.rows * (self.width // 2 + 2 * self.width // group)
@@ -221,15 +223,17 @@ def _matrices(config: ModelConfig) -> Iterator[_Matrix]:
     yield _Matrix("head", "table", t.vocab, t.hidden)
     if not config.tied:
         yield _Matrix("embeddings", "table", t.vocab, t.hidden)
-    yield _Matrix("q", "layer", t.heads * t.head_dim, t.hidden, t.layers)
-    for name in "kv":
-        yield _Matrix(name, "layer", t.kv_heads * t.head_dim, t.hidden, t.layers)
-    yield _Matrix("o", "layer", t.hidden, t.heads * t.head_dim, t.layers)
-    sparse = sum(t.is_moe_layer(i) for i in range(t.layers))
-    yield _Matrix("gate, up", "layer", t.intermediate, t.hidden, 2 * (t.layers - sparse))
-    yield _Matrix("down", "layer", t.hidden, t.intermediate, t.layers - sparse)
-    yield _Matrix("expert gate, up", "expert", t.expert_intermediate, t.hidden, 2 * sparse * t.experts)
-    yield _Matrix("expert down", "expert", t.hidden, t.expert_intermediate, sparse * t.experts)
+    for layers in (range(1), range(1, t.layers)):
+        count, spared = len(layers), 0 in layers
+        yield _Matrix("q", "layer", t.heads * t.head_dim, t.hidden, count, spared)
+        yield _Matrix("k", "layer", t.kv_heads * t.head_dim, t.hidden, count, spared)
+        yield _Matrix("v", "layer", t.kv_heads * t.head_dim, t.hidden, count, spared=True)
+        yield _Matrix("o", "layer", t.hidden, t.heads * t.head_dim, count, spared)
+        sparse = sum(map(t.is_moe_layer, layers))
+        yield _Matrix("gate, up", "layer", t.intermediate, t.hidden, 2 * (count - sparse), spared)
+        yield _Matrix("down", "layer", t.hidden, t.intermediate, count - sparse, spared)
+        yield _Matrix("expert gate, up", "expert", t.expert_intermediate, t.hidden, 2 * sparse * t.experts, spared)
+        yield _Matrix("expert down", "expert", t.hidden, t.expert_intermediate, sparse * t.experts, spared)
     yield _Matrix("vision qkv", "vision", 3 * v.hidden, v.hidden, v.depth)
     yield _Matrix("vision projection", "vision", v.hidden, v.hidden, v.depth)
     yield _Matrix("vision up", "vision", v.intermediate, v.hidden, v.depth)
