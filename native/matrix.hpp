@@ -48,4 +48,21 @@ struct Exceptions {
   const Exception* end() const { return end_; }
 };
 
+// What exceptions of row i add to its sum in place of what stands for them in the row.
+inline float amends(const Matrix& w, size_t i, const float* x) {
+  const auto value = [](uint32_t bf16) {
+    bf16 <<= 16;
+    float out;
+    std::memcpy(&out, &bf16, sizeof out);
+    return out;
+  };
+  const auto common = uint32_t(reinterpret_cast<const uint8_t*>(w.scales)[0]) << 8;
+  float sum = 0;
+  for (const Exception& e : Exceptions(w, i)) {
+    sum += x[e.column] * value(e.value);
+    sum -= x[e.column] * value(common | (e.value & 0xff));
+  }
+  return sum;
+}
+
 }  // namespace sightline

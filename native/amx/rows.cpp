@@ -40,23 +40,6 @@ void dots(const Group& g, const float* x, __m512 sums[M]) {
   for (size_t m = 0; m < M; m++) sums[m] = _mm512_load_ps(out[m]);
 }
 
-// What exceptions of row i add to its sum in place of what stands for them in the row.
-float amends(const Matrix& w, size_t i, const float* x) {
-  const auto value = [](uint32_t bf16) {
-    bf16 <<= 16;
-    float out;
-    std::memcpy(&out, &bf16, sizeof out);
-    return out;
-  };
-  const auto common = uint32_t(reinterpret_cast<const uint8_t*>(w.scales)[0]) << 8;
-  float sum = 0;
-  for (const Exception& e : Exceptions(w, i)) {
-    sum += x[e.column] * value(e.value);
-    sum -= x[e.column] * value(common | (e.value & 0xff));
-  }
-  return sum;
-}
-
 // The same for rows with 12 bits a value. `x` has of each 32 values the even ones first, as they come apart.
 template <int M>
 void dots_12(const Group& g, const float* x, const float* plain, __m512 sums[M]) {

@@ -38,6 +38,7 @@ struct Floats {
       w.format() == Matrix::Format::bf16 ? plain<M>(w, first + r, m, out + r) : coded<M>(w, first + r, m, out + r);
   }
 
+  // Sums for M rows of x. Two of these take turns where registers allow, so that no sum waits for the one before.
   template <int M>
   struct Sums {
     __m256 even[M], odd[M];
@@ -53,9 +54,12 @@ struct Floats {
         odd[m] = _mm256_fmadd_ps(second, _mm256_loadu_ps(with + m * width + kLanes), odd[m]);
       }
     }
-    void put(float* out) const {
+    void put(const Sums& more, float* out) const {
 #pragma GCC unroll 4
-      for (int m = 0; m < M; m++) out[m * kTile] = sum_of(_mm256_add_ps(even[m], odd[m]));
+      for (int m = 0; m < M; m++) {
+        const __m256 both = _mm256_add_ps(_mm256_add_ps(even[m], odd[m]), _mm256_add_ps(more.even[m], more.odd[m]));
+        out[m * kTile] = sum_of(both);
+      }
     }
   };
 
@@ -63,20 +67,15 @@ struct Floats {
   void plain(const Matrix& w, size_t i, size_t m, float* out) const {
     const uint8_t* at = w.row(i);
     const float* with = apart + m * width;
-    Sums<M> sums, more;
+    Sums<M> sums, more, &other = M > 2 ? sums : more;
     size_t k = 0;
     for (; k + 32 <= width; k += 32) {
       ask(at + 2 * k);
       sums.add(load(at + 2 * k), with + k, width);
-      more.add(load(at + 2 * k + 32), with + k + 16, width);
+      other.add(load(at + 2 * k + 32), with + k + 16, width);
     }
     if (k < width) sums.add(load(at + 2 * k), with + k, width);
-#pragma GCC unroll 4
-    for (int j = 0; j < M; j++) {
-      sums.even[j] = _mm256_add_ps(sums.even[j], more.even[j]);
-      sums.odd[j] = _mm256_add_ps(sums.odd[j], more.odd[j]);
-    }
-    sums.put(out);
+    sums.put(more, out);
   }
 
   // 12 bits a value, in blocks of 128.
@@ -85,7 +84,7 @@ struct Floats {
     const __m256i book = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)w.scales));
     const __m256i nibble = _mm256_set1_epi8(15);
     const float* with = apart + m * width;
-    Sums<M> sums, more;
+    Sums<M> sums, more, &other = M > 2 ? sums : more;
     const uint8_t* at = w.row(i);
     for (size_t k = 0; k < width; k += 128, at += 192) {
       for (size_t line = 0; line < 192; line += 64) ask(at + line);
@@ -96,35 +95,13 @@ struct Floats {
           const __m256i high = _mm256_shuffle_epi8(book, _mm256_and_si256(codes, nibble));
           const float* here = with + k + 64 * half + 16 * c;
           sums.add(_mm256_unpacklo_epi8(low, high), here, width);
-          more.add(_mm256_unpackhi_epi8(low, high), here + 32, width);
+          other.add(_mm256_unpackhi_epi8(low, high), here + 32, width);
         }
       }
     }
-#pragma GCC unroll 4
-    for (int j = 0; j < M; j++) {
-      sums.even[j] = _mm256_add_ps(sums.even[j], more.even[j]);
-      sums.odd[j] = _mm256_add_ps(sums.odd[j], more.odd[j]);
-    }
-    sums.put(out);
+    sums.put(more, out);
 #pragma GCC unroll 4
     for (int j = 0; j < M; j++) out[j * kTile] += amends(w, i, x + (m + j) * width);
-  }
-
-  // What exceptions of row i add to its sum in place of what stands for them in the row.
-  static float amends(const Matrix& w, size_t i, const float* x) {
-    const auto value = [](uint32_t bf16) {
-      bf16 <<= 16;
-      float out;
-      std::memcpy(&out, &bf16, sizeof out);
-      return out;
-    };
-    const auto common = uint32_t(reinterpret_cast<const uint8_t*>(w.scales)[0]) << 8;
-    float sum = 0;
-    for (const Exception& e : Exceptions(w, i)) {
-      sum += x[e.column] * value(e.value);
-      sum -= x[e.column] * value(common | (e.value & 0xff));
-    }
-    return sum;
   }
 };
 
