@@ -14,9 +14,20 @@ STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps along the nearest orthogonal matrix to the momentum; `weight_decay` is a share of `lr`."""
+    """Steps along the nearest orthogonal matrix to the momentum; `weight_decay` is a share of `lr`.
 
-    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
+    That matrix is found in `dtype`.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        self._dtype = dtype
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -27,7 +38,8 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     by_shape.setdefault(matrix.shape, []).append(matrix)
             for (rows, columns), matrices in by_shape.items():
-                updates = orthogonal(torch.stack([self._momentum(matrix, group["momentum"]) for matrix in matrices]))
+                momenta = [self._momentum(matrix, group["momentum"]) for matrix in matrices]
+                updates = orthogonal(torch.stack(momenta).to(self._dtype))
                 rate = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for matrix, update in zip(matrices, updates, strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
@@ -44,11 +56,10 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices: Tensor) -> Tensor:
     """(count, rows, columns) to about the nearest matrices whose singular values are all 1."""
     a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT.contiguous() if tall else x
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT.contiguous() if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    return x.mT if tall else x

@@ -39,9 +39,9 @@ SAVE_EVERY_S, SHOW_EVERY_STEPS = 180, 20
 LONGEST_STEP_S = 30  # what a step took beyond this, it was paused (SIGSTOP) and does not count as training
 
 CANVASES = [(256, 320), (320, 256), (224, 320), (288, 288), (256, 256)]
-KINDS = {"receipt": 0.32, "unlisted_receipt": 0.03, "chart": 0.1, "scene": 0.22, "text": 0.06, "form": 0.27}
-PAIRS = {"two_receipts": 0.75, "two_scenes": 0.25}
-PAIR_SHARE = 0.14  # of the batches
+KINDS = {"receipt": 0.28, "unlisted_receipt": 0.04, "chart": 0.16, "scene": 0.24, "text": 0.08, "form": 0.2}
+PAIRS = {"two_receipts": 0.6, "two_scenes": 0.4}
+PAIR_SHARE = 0.12  # of the batches
 BATCH = 8
 LOOK_CANVASES = [(256, 192), (192, 256), (224, 224), (256, 256), (128, 128)]
 LOOK_KINDS = {"dense": 0.2, "receipt": 0.22, "chart": 0.32, "scene": 0.26}
@@ -108,6 +108,7 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Processors without bf16 instructions imitate them, several times slower than float32.
         self._bf16 = self.device.type == "cuda" or read_machine().multiplies_bf16
+        rough = torch.bfloat16 if self._bf16 else torch.float32
         self.model = DemoModel(Shape(text=TextShape(vocabulary=tokenizer.padded_size(words))))
         if adopted:
             adopt(self.model, words, adopted)
@@ -123,7 +124,7 @@ class Trainer:
         ours = {id(p) for p in matrices}
         self._rest = [p for p in self.model.parameters() if id(p) not in ours]
         # The mergers stay with AdamW: their 640x640 matrices would take most of Muon's time.
-        self._muon = Muon(matrices, lr=MUON_RATE, weight_decay=0.02, momentum=0.95)
+        self._muon = Muon(matrices, lr=MUON_RATE, weight_decay=0.02, momentum=0.95, dtype=rough)
         groups = [
             {"params": [p for p in self._rest if p.dim() > 1], "weight_decay": 0.01, "peak": ADAM_RATE},
             {"params": [p for p in self._rest if p.dim() <= 1], "weight_decay": 0.0, "peak": ADAM_RATE},
