@@ -122,8 +122,8 @@ def memory_need(
     weights: every parameter once. exact: 2 bytes each, as stored, but 6 in a vision tower of the plugin's, and 1.5 in
     the matrices of a language model of our own kernels'. int8: 1 byte
     and a 2-byte scale per row, with bf16 2 bytes in a vision tower of the plugin's. int4: in the language layers half a
-    byte and a 2-byte scale per group of 128, in their value matrices, in the first of them and elsewhere 1 byte and a
-    2-byte scale per row.
+    byte and a 2-byte scale per group of 128; in the first layer, in value matrices and elsewhere 1 byte and a 2-byte
+    scale per row.
     Our own kernels read copies, or where memory is short the mapped file itself: the system may take that from memory
     and read it again, but slowly, so it counts.
     Norms, biases, position tables, routers and the patch embedding: 4 bytes always. The embedding table counts in full,
