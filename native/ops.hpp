@@ -7,7 +7,7 @@
 
 namespace sightline {
 
-// Whether this process may use AMX tiles; asks the system once.
+// Whether the system lets this process use AMX tiles.
 bool tiles_granted();
 
 // What all of them have in common. tiles: whether AMX is to compute; else, or where the system refuses it, AVX2 does.
