@@ -11,8 +11,7 @@ void FrameAttention::validate_and_infer_types() {
 }
 
 bool FrameAttention::visit_attributes(ov::AttributeVisitor& visitor) {
-  visitor.on_attribute("tiles", tiles_);
-  visitor.on_attribute("parts", parts_);
+  Computed<FrameAttention>::visit_attributes(visitor);
   visitor.on_attribute("heads", heads_);
   return true;
 }
@@ -32,7 +31,7 @@ bool FrameAttention::evaluate(ov::TensorVector& outputs, const ov::TensorVector&
                       size_t(heads_),
                       width / heads_,
                       size_t(parts_)};
-    tiles_ && tiles_granted() ? amx::attend(frame) : avx2::attend(frame);
+    by_tiles() ? amx::attend(frame) : avx2::attend(frame);
   }
   return true;
 }

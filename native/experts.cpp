@@ -48,8 +48,7 @@ void answer(const Expert& expert, const std::vector<Choice>& chosen, const float
 void Experts::validate_and_infer_types() { set_output_type(0, ov::element::f32, get_input_partial_shape(0)); }
 
 bool Experts::visit_attributes(ov::AttributeVisitor& visitor) {
-  visitor.on_attribute("tiles", tiles_);
-  visitor.on_attribute("parts", parts_);
+  Computed<Experts>::visit_attributes(visitor);
   visitor.on_attribute("inner", inner_);
   visitor.on_attribute("row_bytes", row_bytes_);
   visitor.on_attribute("data", data_);
@@ -76,7 +75,7 @@ bool Experts::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs
     return Matrix{data, scales, rows, columns, size_t(row_bytes_[i % 2]), size_t(groups_[i % 2])};
   };
   const auto* x = static_cast<const float*>(inputs[0].data());
-  const bool tiles = tiles_ && tiles_granted();
+  const bool tiles = by_tiles();
   for (size_t e = 0; e < experts; e++)
     if (!chosen[e].empty())
       answer({matrix(2 * e, 2 * inner, width), matrix(2 * e + 1, width, inner)}, chosen[e], x, parts_, tiles, out);

@@ -24,8 +24,7 @@ void Linear::validate_and_infer_types() {
 }
 
 bool Linear::visit_attributes(ov::AttributeVisitor& visitor) {
-  visitor.on_attribute("tiles", tiles_);
-  visitor.on_attribute("parts", parts_);
+  Computed<Linear>::visit_attributes(visitor);
   visitor.on_attribute("norm", norm_);
   visitor.on_attribute("act", act_);
   visitor.on_attribute("eps", eps_);
@@ -60,7 +59,7 @@ bool Linear::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs)
   }
   p.lay_out(results);
   p.count = inputs[kX].get_size() / p.width;
-  tiles_ && tiles_granted() ? amx::compute(p) : avx2::compute(p);
+  by_tiles() ? amx::compute(p) : avx2::compute(p);
   return true;
 }
 

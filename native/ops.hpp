@@ -21,6 +21,17 @@ class Computed : public ov::op::Op {
     return copy;
   }
   bool has_evaluate() const override { return true; }
+  bool visit_attributes(ov::AttributeVisitor& visitor) override {
+    visitor.on_attribute("tiles", tiles_);
+    visitor.on_attribute("parts", parts_);
+    return true;
+  }
+
+ protected:
+  bool by_tiles() const { return tiles_ && tiles_granted(); }
+
+  bool tiles_ = false;
+  int64_t parts_ = 3;
 };
 
 // Matrices that read the same rows: y = act(norm(x) W^T + bias) + residual, in one pass over x and over each W.
@@ -40,8 +51,6 @@ class Linear : public Computed<Linear> {
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
  private:
-  bool tiles_ = false;
-  int64_t parts_ = 3;
   std::string norm_, act_;  // "", "rms", "layer"; "", "gelu_tanh", "silu_gate"
   float eps_ = 0;
   std::vector<int64_t> rows_, row_bytes_, data_, groups_, scales_;
@@ -59,8 +68,7 @@ class FrameAttention : public Computed<FrameAttention> {
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
  private:
-  bool tiles_ = false;
-  int64_t parts_ = 3, heads_ = 1;
+  int64_t heads_ = 1;
 };
 
 // A mixture of experts: each token's answers of the experts it chose, times their shares, added up.
@@ -77,8 +85,7 @@ class Experts : public Computed<Experts> {
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
  private:
-  bool tiles_ = false;
-  int64_t parts_ = 3, inner_ = 0;
+  int64_t inner_ = 0;
   std::vector<int64_t> row_bytes_, data_, groups_, scales_;
 };
 

@@ -1,6 +1,7 @@
 // One call of Linear: what is multiplied with what, and what happens to the sums. Knows no tiles.
 #pragma once
 
+#include <tbb/blocked_range.h>
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
@@ -67,6 +68,16 @@ struct Product {
     });
   }
 };
+
+// Calls take(pair, both) for each pair of groups, or for the one that is left, two pairs a task at least.
+template <class Take>
+void each_pair(const Product& p, const Take& take) {
+  const size_t pairs = (p.groups.size() + 1) / 2;
+  tbb::parallel_for(tbb::blocked_range<size_t>(0, pairs, 2), [&](const auto& range) {
+    const FlushTiny flush;
+    for (size_t i = range.begin(); i < range.end(); i++) take(&p.groups[2 * i], 2 * i + 1 < p.groups.size());
+  });
+}
 
 // The ways to compute it.
 namespace amx {

@@ -1,7 +1,4 @@
 // Products of a few rows, where memory sets the pace: every weight is read once, in the order it lies.
-#include <tbb/blocked_range.h>
-#include <tbb/parallel_for.h>
-
 #include "finish.hpp"
 
 namespace sightline::amx {
@@ -220,19 +217,14 @@ template <int M, class Rows>
 void few(const Product& p) {
   const FlushTiny flush;
   const Rows rows(p);
-  const size_t pairs = (p.groups.size() + 1) / 2;
-  tbb::parallel_for(tbb::blocked_range<size_t>(0, pairs, 2), [&](const auto& range) {
-    const FlushTiny flush_here;
-    for (size_t g = 2 * range.begin(); g < std::min(2 * range.end(), p.groups.size()); g += 2) {
-      const bool both = g + 1 < p.groups.size();
-      __m512 one[M], two[M];
-      rows.dot(p.groups[g], one);
-      if (both) rows.dot(p.groups[g + 1], two);
-      for (size_t m = 0; m < M; m++) {
-        const __m512 first = scaled(p, p.groups[g], one[m]);
-        if (both) put_pair(p, m, &p.groups[g], first, scaled(p, p.groups[g + 1], two[m]));
-        else put(p, m, p.groups[g], first);
-      }
+  each_pair(p, [&](const Group* pair, bool both) {
+    __m512 one[M], two[M];
+    rows.dot(pair[0], one);
+    if (both) rows.dot(pair[1], two);
+    for (size_t m = 0; m < M; m++) {
+      const __m512 first = scaled(p, pair[0], one[m]);
+      if (both) put_pair(p, m, pair, first, scaled(p, pair[1], two[m]));
+      else put(p, m, pair[0], first);
     }
   });
 }

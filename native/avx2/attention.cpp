@@ -110,8 +110,8 @@ void attend(const Head& h, size_t from) {
       for (size_t k = 0; k < here; k += kTile)
         multiply(h.key + (block + k) * h.f.size, queries + s * kRows * h.f.size, h.f.size, 1, h.f.size, true,
                  scores + k, kScores);
-      for (size_t k = h.f.count; k < block + here; k++)  // these only fill up a group
-        for (size_t r = 0; r < kRows && k >= block; r++)
+      for (size_t k = std::max(block, h.f.count); k < block + here; k++)  // these only fill up a group
+        for (size_t r = 0; r < kRows; r++)
           scores[r * kScores + k - block] = std::numeric_limits<float>::lowest();
       soften(seen[s], scores, here, h.size, h.f.parts == 1);
       for (size_t c = 0; c < h.size; c += kTile)

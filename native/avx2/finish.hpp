@@ -26,6 +26,12 @@ inline const float* row(const Product& p, size_t i, float* out) {
   return out;
 }
 
+// The same, in `out` either way.
+inline void put_row(const Product& p, size_t i, float* out) {
+  const float* in = row(p, i, out);
+  if (in != out) std::memcpy(out, in, p.width * sizeof(float));
+}
+
 // A row of x as levels of its largest value / 16256; returns what one level is worth. They are the levels that the
 // kernels of tiles split into two parts.
 inline float to_levels(const float* x, size_t count, int16_t* out) {
@@ -69,10 +75,6 @@ inline void finish(const Product& p, size_t i, const Group* pair, bool both, con
   put(p, i, pair[1], second);
 }
 
-constexpr size_t kFew = 8;  // rows of x up to which weights are multiplied in the order they lie
-constexpr size_t kWords = 64;  // int4 levels in a register
-
-bool few_rows(const Product& p);  // false where it cannot
-void by_panels(const Product& p);
+void by_panels(const Product& p);  // any number of rows
 
 }  // namespace sightline::avx2

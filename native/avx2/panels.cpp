@@ -23,7 +23,7 @@ void unpack(const Matrix& w, size_t i, size_t at, size_t count, float* out) {
     case Matrix::Format::bf12: {
       const __m128i book = _mm_loadu_si128((const __m128i*)w.scales), nibble = _mm_set1_epi8(15);
       for (size_t k = 0; k < count; k += 16) {  // 8 values each from the lower and the upper half of 16 bytes
-        const size_t half = (at + k) % 128 / 64, place = (at + k) % 64, byte = place % 32 * 2 % 64;
+        const size_t half = (at + k) % 128 / 64, place = (at + k) % 64, byte = place % 32 * 2;
         const uint8_t* block = in + (at + k) / 128 * 192;
         for (size_t part = 0; part < 2; part++) {
           const size_t from = byte + 16 * part;
@@ -80,9 +80,9 @@ struct Floats {
   static constexpr size_t kValues = 1;  // in a word
   using Value = float;
   static size_t span(const Matrix&) { return kWordsDeep; }  // words between two changes of a scale
-  static float pack(const Product& p, size_t i, float* out, float* own) {
-    const float* in = row(p, i, own);
-    std::memcpy(out, in, p.width * sizeof(float));
+  static float scale(const Matrix&, size_t, size_t) { return 1.0f; }
+  static float pack(const Product& p, size_t i, float* out, float*) {
+    put_row(p, i, out);
     return 1.0f;
   }
   static void multiply(const uint32_t* w, const uint32_t* x, size_t depth, const float*, float* sums) {
@@ -96,6 +96,10 @@ struct Levels {
   using Value = int16_t;
   static size_t span(const Matrix& w) {
     return w.format() == Matrix::Format::int8 ? kWordsDeep : w.width / w.groups / kValues;
+  }
+  // Of row i from word `at` on.
+  static float scale(const Matrix& w, size_t i, size_t at) {
+    return w.format() == Matrix::Format::int8 ? 1.0f : _cvtsh_ss(w.scales[i * w.groups + at / span(w)]);
   }
   static float pack(const Product& p, size_t i, int16_t* out, float* own) {
     return to_levels(row(p, i, own), p.width, out);
@@ -170,9 +174,7 @@ void turn(const Group& g, size_t from, size_t count, uint32_t* panel, float* sca
     for (size_t k = 0; k < count; k += kLanes) transpose(lines + r * stride + k, stride, panel + k * kTile + r);
   const size_t span = Kind::span(w);
   for (size_t k = 0; k < count; k += span, scales += kTile)
-    for (size_t r = 0; r < kTile; r++)
-      scales[r] = w.format() == Matrix::Format::int4 ? _cvtsh_ss(w.scales[(g.row + r) * w.groups + (from + k) / span])
-                                                     : 1.0f;
+    for (size_t r = 0; r < kTile; r++) scales[r] = Kind::scale(w, g.row + r, from + k);
 }
 
 // All sums of groups [begin, end) with all of x.

@@ -1,12 +1,11 @@
 // Products of a few rows, where memory sets the pace: every weight comes from there once, in the order it lies.
-#include <tbb/blocked_range.h>
-#include <tbb/parallel_for.h>
-
 #include "finish.hpp"
 
 namespace sightline::avx2 {
 namespace {
 
+constexpr size_t kFew = 8;     // rows of x up to which weights are multiplied in the order they lie
+constexpr size_t kWords = 64;  // int4 levels in a register
 constexpr int kTogether = 4;  // rows of x that are multiplied with a weight while it is in a register: more is slower
 
 // How far ahead to ask for what will be read: of 512 to 8192 bytes, here two threads read nearly all that memory gives.
@@ -25,10 +24,7 @@ struct Floats {
     static thread_local Scratch own;
     x = own.get<float>(2 * p.count * width);
     apart = x + p.count * width;
-    for (size_t m = 0; m < p.count; m++) {
-      const float* in = row(p, m, x + m * width);
-      if (in != x + m * width) std::memcpy(x + m * width, in, width * sizeof(float));
-    }
+    for (size_t m = 0; m < p.count; m++) put_row(p, m, x + m * width);
     for (size_t k = 0; k < p.count * width; k++) apart[k / 16 * 16 + k % 2 * 8 + k % 16 / 2] = x[k];
   }
 
@@ -228,22 +224,15 @@ template <class Rows>
 void few(const Product& p) {
   const FlushTiny flush;
   const Rows rows(p);
-  const size_t pairs = (p.groups.size() + 1) / 2;
-  tbb::parallel_for(tbb::blocked_range<size_t>(0, pairs, 2), [&](const auto& range) {
-    const FlushTiny flush_here;
+  each_pair(p, [&](const Group* pair, bool both) {
     float sums[2][kFew * kTile];
-    for (size_t pair = range.begin(); pair < range.end(); pair++) {
-      const Group* groups = &p.groups[2 * pair];
-      const bool both = 2 * pair + 1 < p.groups.size();
-      for (size_t i = 0; i < (both ? 2 : 1); i++) dots(rows, groups[i], 0, p.count, sums[i]);
-      for (size_t m = 0; m < p.count; m++)
-        finish(p, m, groups, both, sums[0] + m * kTile, sums[1] + m * kTile, rows.level(m));
-    }
+    for (size_t i = 0; i < (both ? 2 : 1); i++) dots(rows, pair[i], 0, p.count, sums[i]);
+    for (size_t m = 0; m < p.count; m++)
+      finish(p, m, pair, both, sums[0] + m * kTile, sums[1] + m * kTile, rows.level(m));
   });
 }
 
-}  // namespace
-
+// False where it cannot.
 bool few_rows(const Product& p) {
   if (p.count > kFew) return false;
   const auto halves = [&] {  // whether a group of int4 levels is all of a register, or half of it
@@ -257,6 +246,8 @@ bool few_rows(const Product& p) {
   else return false;
   return true;
 }
+
+}  // namespace
 
 void compute(const Product& p) {
   if (p.count && !few_rows(p)) by_panels(p);

@@ -13,7 +13,7 @@ import openvino as ov
 import pytest
 from numpy.typing import NDArray
 
-from own_kernels import needs_own
+from own_kernels import TILES_OR_NOT, needs_own
 from sightline.model import graph as g
 from sightline.model import lossless, packs
 from sightline.model.checkpoint import Checkpoint, to_float32
@@ -21,8 +21,7 @@ from sightline.model.kernels import choose
 from sightline.model.language import LanguageModel, Slice
 from sightline.model.load import load
 from sightline.model.lossless import BLOCK, BLOCK_BYTES, open_lossless
-from sightline.model.machine import read_machine
-from sightline.model.own import TILES, OwnKernels
+from sightline.model.own import OwnKernels
 from sightline.model.positions import token_positions
 from sightline.model.weights import EMBEDDING, Weight, Weights
 from sightline.settings import EngineSettings
@@ -265,7 +264,7 @@ def test_a_cache_folder_that_cannot_be_written_is_no_obstacle_either(tmp_path: P
 @needs_own
 @pytest.mark.parametrize("make", [gaussian, with_outliers])
 @pytest.mark.parametrize("width", [128, 384, 2176])
-@pytest.mark.parametrize("tiles", [False, *([True] if TILES.issubset(read_machine().flags) else [])])
+@pytest.mark.parametrize("tiles", TILES_OR_NOT)
 def test_a_product_is_that_of_the_stored_matrix(make: Callable[[int, int], Bits], width: int, tiles: bool):
     core = ov.Core()
     own, bits = OwnKernels(core, 3, tiles=tiles), make(80, width)

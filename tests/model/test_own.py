@@ -18,11 +18,10 @@ import openvino as ov
 import pytest
 from numpy.typing import NDArray
 
-from own_kernels import needs_own
+from own_kernels import TILES_OR_NOT, needs_own
 from sightline.model import graph as g
 from sightline.model.checkpoint import to_float32
 from sightline.model.kernels import weight_group
-from sightline.model.machine import read_machine
 from sightline.model.own import AVX2, TILES, Act, NoOwnKernels, Norm, OwnKernels, open_own
 from sightline.model.weights import Weight
 
@@ -37,9 +36,6 @@ TOLERANCE: dict[Parts, float] = {3: 2e-6, 1: 1e-2}  # of the largest value
 EPS = 1e-6
 
 
-UNITS = [False, *([True] if TILES.issubset(read_machine().flags) else [])]
-
-
 @cache
 def opened(parts: Parts, tiles: bool) -> tuple[ov.Core, OwnKernels]:
     core = ov.Core()
@@ -52,7 +48,7 @@ class Used:
     tiles = False
 
 
-@pytest.fixture(params=UNITS, ids=lambda tiles: "tiles" if tiles else "avx2", autouse=True)
+@pytest.fixture(params=TILES_OR_NOT, ids=lambda tiles: "tiles" if tiles else "avx2", autouse=True)
 def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Used, "tiles", request.param)
 

@@ -187,7 +187,9 @@ def _no_own_kernels(settings: Settings, machine: Machine) -> tuple[str, str] | N
 
 def _own_kernels(here: Here) -> Finding:
     if here.without_own is None:
-        units = "tile instructions (AMX)" if here.machine.multiplies_bf16 else "AVX2"
+        from sightline.model.own import TILES
+
+        units = "tile instructions (AMX)" if TILES.issubset(here.machine.flags) else "AVX2"
         return Finding("good", f"our own kernels compute, with this processor's {units}")
     reason, way_out = here.without_own
     return Finding(

@@ -44,9 +44,8 @@ class Kernels:
     without_own: str = ""
 
     def __str__(self) -> str:
-        whose = (
-            f"our own kernels ({self.own.units})" if self.own else f"the plugin's kernels (our own: {self.without_own})"
-        )
+        theirs = f"the plugin's kernels (our own: {self.without_own})"
+        whose = f"our own kernels ({self.own.units})" if self.own else theirs
         return f"{self.precision}, {self.threads} threads, {whose}"
 
     def compile(self, model: ov.Model, properties: Mapping[str, str]) -> ov.CompiledModel:
