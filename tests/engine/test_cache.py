@@ -7,9 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from sightline.engine.cache import Accounts, BlockCache, ByteLRU, block_key
+from sightline.engine.cache import Accounts, BlockCache, ByteLRU, Contents, block_key, contents_of
 from sightline.engine.prompt import Picture, Visual
 from sightline.types import PictureInfo
+
+
+def publish(cache: BlockCache, block: int, key: bytes) -> None:
+    """Somewhere behind the beginning, whatever it holds."""
+    cache.publish(block, key, b"", Contents(np.frombuffer(key, np.uint8).astype(np.int32)))
 
 
 def test_block_zero_is_scratch_and_the_lowest_blocks_go_first():
@@ -25,7 +30,7 @@ def test_taking_more_than_there_is_takes_nothing():
 def test_a_published_block_is_found_again_after_its_last_user_left():
     cache = BlockCache(4)
     (block,) = cache.take(1)
-    cache.publish(block, b"k")
+    publish(cache, block, b"k")
     cache.release([block])
     assert cache.accounts() == Accounts(free=2, kept=1, in_use=0)
     assert cache.share([b"k"]) == [block]
@@ -35,7 +40,7 @@ def test_a_published_block_is_found_again_after_its_last_user_left():
 def test_a_shared_block_stays_in_use_until_everybody_released_it():
     cache = BlockCache(4)
     (block,) = cache.take(1)
-    cache.publish(block, b"k")
+    publish(cache, block, b"k")
     cache.share([b"k"])
     cache.release([block])
     assert cache.accounts().in_use == 1
@@ -47,7 +52,7 @@ def test_space_is_made_from_the_block_unused_for_longest_and_from_a_sequences_en
     cache = BlockCache(5)
     first, second = cache.take(2), cache.take(2)
     for index, block in enumerate([*first, *second]):
-        cache.publish(block, b"%d" % index)
+        publish(cache, block, b"%d" % index)
     cache.release(first)
     cache.release(second)
     cache.take(1)
@@ -59,7 +64,7 @@ def held(cache: BlockCache, *keys: bytes) -> list[int]:
     """Blocks in use that have the contents of these keys."""
     blocks = cache.take(len(keys))
     for block, key in zip(blocks, keys, strict=True):
-        cache.publish(block, key)
+        publish(cache, block, key)
     return blocks
 
 
@@ -98,7 +103,7 @@ def test_only_leading_keys_count_as_cached():
     cache = BlockCache(4)
     blocks = cache.take(2)
     for block, key in zip(blocks, (b"a", b"c"), strict=True):
-        cache.publish(block, key)
+        publish(cache, block, key)
     assert cache.count_cached([b"a", b"b", b"c"]) == 1
 
 
@@ -111,7 +116,7 @@ def test_random_use_never_loses_a_block():
         elif taken := cache.take(int(rng.integers(1, 9))):
             for block in taken:
                 if rng.random() < 0.6:
-                    cache.publish(block, b"%d" % rng.integers(60))
+                    publish(cache, block, b"%d" % rng.integers(60))
             held.append(taken)
         hits = [key for key in (b"%d" % i for i in range(60)) if cache.count_cached([key])]
         if hits and turn % 5 == 0:
@@ -130,15 +135,32 @@ def visual(start: int, end: int, digest: bytes) -> Visual:
 def test_blocks_of_equal_tokens_differ_by_picture_by_offset_by_parent_and_by_tenant():
     ids = np.full(32, 9, np.int32)
     keys = [
-        block_key(b"", ids, 0, (visual(0, 64, b"cat"),), b"t"),
-        block_key(b"", ids, 0, (visual(0, 64, b"dog"),), b"t"),
-        block_key(b"", ids, 32, (visual(0, 64, b"cat"),), b"t"),
-        block_key(b"p", ids, 0, (visual(0, 64, b"cat"),), b"t"),
-        block_key(b"", ids, 0, (visual(0, 64, b"cat"),), b"u"),
-        block_key(b"", ids, 0, (), b"t"),
+        block_key(b"t", contents_of(ids, 0, (visual(0, 64, b"cat"),))),
+        block_key(b"t", contents_of(ids, 0, (visual(0, 64, b"dog"),))),
+        block_key(b"t", contents_of(ids, 32, (visual(0, 64, b"cat"),))),
+        block_key(b"p", contents_of(ids, 0, (visual(0, 64, b"cat"),))),
+        block_key(b"u", contents_of(ids, 0, (visual(0, 64, b"cat"),))),
+        block_key(b"t", contents_of(ids, 0, ())),
+        block_key(b"t", contents_of(ids[:31], 0, (visual(0, 64, b"cat"),))),
     ]
     assert len(set(keys)) == len(keys)
-    assert keys[0] == block_key(b"", ids, 0, (visual(0, 64, b"cat"), visual(70, 90, b"dog")), b"t")
+    assert keys[0] == block_key(b"t", contents_of(ids, 0, (visual(0, 64, b"cat"), visual(70, 90, b"dog"))))
+
+
+def test_the_block_that_begins_most_alike_is_found_while_it_is_there():
+    cache = BlockCache(4)
+    one, two = cache.take(2)
+    cache.publish(one, b"1", b"t", Contents(np.array([1, 2, 3, 4], np.int32)))
+    cache.publish(two, b"2", b"t", Contents(np.array([1, 2, 9, 9], np.int32)))
+    wanted = Contents(np.array([1, 2, 3, 5], np.int32))
+    assert cache.closest(b"t", wanted) == (one, 3)
+    assert cache.closest(b"u", wanted) == (0, 0)
+    cache.release([two, one])
+    cache.take(2)  # writes over the first
+    assert cache.closest(b"t", wanted) == (two, 2)
+    cache.take(1)
+    assert cache.closest(b"t", wanted) == (0, 0)
+    cache.accounts()
 
 
 @dataclass

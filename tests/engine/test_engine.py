@@ -125,7 +125,8 @@ async def test_the_same_picture_again_is_neither_encoded_nor_read_again(house: H
     _, first = await house.ask(picture("receipt_1.png"), "What is the total?")
     _, second = await house.ask(picture("receipt_1.png"), "Which store is this?")
     assert (first.encoded_images, second.encoded_images) == (1, 0)
-    assert (first.cached_tokens, second.cached_tokens) == (0, 64)
+    assert first.cached_tokens == 0
+    assert second.cached_tokens >= 4 + second.image_tokens  # blocks of 32 end in the middle of the picture
 
 
 @pytest.mark.anyio
@@ -133,7 +134,7 @@ async def test_the_same_pixels_of_another_file_are_another_picture(house: House)
     await house.ask(picture("receipt_1.png"), "What is the total?")
     _, usage = await house.ask(picture("receipt_1.png") + b"\0", "What is the total?")
     assert usage.encoded_images == 1
-    assert usage.cached_tokens == 0
+    assert usage.cached_tokens == 4  # what stands before the picture
 
 
 @pytest.mark.anyio
@@ -147,7 +148,7 @@ async def test_a_second_turn_reuses_the_first_and_answers_as_if_it_had_not(house
     again, cold = await fresh.ask("And the date?", history=history)
     fresh.engine.close()
     assert reused == again
-    assert warm.cached_tokens >= 96
+    assert warm.cached_tokens >= warm.prompt_tokens - 16  # all but the question
     assert cold.cached_tokens == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sightline.engine.cache import BlockCache
+from sightline.engine.cache import BlockCache, Contents
 from sightline.engine.prompt import Prompt
 from sightline.engine.scheduler import Scheduler
 from sightline.engine.sequence import Sequence
@@ -16,8 +16,12 @@ def sequence(length: int, seed: int = 0, *, bulk: bool = False) -> Sequence:
     return Sequence(Prompt(ids, positions, length, (), 10_000), "bulk" if bulk else "interactive")
 
 
-def scheduler(blocks: int = 100, running: int = 4, alone: int = 256, mixed: int = 64) -> Scheduler:
-    return Scheduler(BlockCache(blocks), running, alone, mixed)
+def scheduler(
+    blocks: int = 100, running: int = 4, alone: int = 256, mixed: int = 64, copied: list[tuple[int, int]] | None = None
+) -> Scheduler:
+    """`copied` hears which block was copied into which."""
+    heard = [] if copied is None else copied
+    return Scheduler(BlockCache(blocks), running, alone, mixed, lambda *blocks: heard.append(blocks))
 
 
 def step(s: Scheduler) -> dict[int, int]:
@@ -67,12 +71,73 @@ def test_a_second_request_with_the_same_prompt_computes_only_its_tail():
     assert first.blocks[:3] == second.blocks[:3]
 
 
+def like(other: Sequence, tokens: int, length: int) -> Sequence:
+    """A sequence that has the first `tokens` of another in common."""
+    made = sequence(length, seed=99)
+    ids = made.prompt.token_ids
+    ids[:tokens] = other.prompt.token_ids[:tokens]
+    ids[tokens] = (other.prompt.token_ids[tokens] + 1) % 900
+    return made
+
+
+def finish(s: Scheduler, one: Sequence, answer: int = 1) -> None:
+    """Read the prompt, write so many tokens, end."""
+    s.add(one)
+    while len(one.tokens) < answer:
+        step(s)
+    s.remove(one)
+
+
+def test_a_prompt_that_differs_within_a_block_begins_with_a_copy_of_what_it_has_in_common():
+    copied: list[tuple[int, int]] = []
+    s = scheduler(copied=copied)
+    first = sequence(100)
+    finish(s, first)
+    second = like(first, 70, 90)
+    s.add(second)
+    assert step(s) == {second.id: 20}
+    assert copied == [(3, second.blocks[2])]
+    assert second.blocks[:2] == [1, 2]
+    assert second.cached == 70
+
+
+def test_a_second_turn_goes_on_behind_the_last_token_of_the_first_although_its_block_was_not_full():
+    copied: list[tuple[int, int]] = []
+    s = scheduler(copied=copied)
+    first = sequence(40)
+    finish(s, first, answer=8)  # the last token of an answer is never computed
+    ids = np.concatenate([first.prompt.token_ids, np.array(first.tokens, np.int32), np.arange(9, dtype=np.int32)])
+    second = sequence(len(ids), seed=5)
+    second.prompt.token_ids[:] = ids
+    s.add(second)
+    assert step(s) == {second.id: 10}
+    assert copied == [(2, second.blocks[1])]
+
+
+def test_a_bulk_prompt_keeps_no_block_that_is_not_full():
+    s = scheduler()
+    finish(s, sequence(40, bulk=True))
+    assert s.cache.accounts().kept == 1
+    finish(s, sequence(40, 1))
+    assert s.cache.accounts().kept == 3
+
+
+def test_another_picture_at_the_same_place_has_nothing_in_common():
+    ids = np.full(32, 9, np.int32)
+    cat, dog = Contents(ids, ((b"cat", 5),)), Contents(ids, ((b"dog", 5),))
+    assert cat.in_common(cat) == 32
+    assert cat.in_common(dog) == 5
+    assert Contents(ids, ((b"cat", -3),)).in_common(Contents(ids, ((b"cat", -4),))) == 0
+    assert Contents(ids[:20], ((b"cat", 5),)).in_common(Contents(ids, ((b"cat", 5), (b"dog", 22)))) == 20
+
+
 def test_at_least_the_last_token_is_computed_even_when_every_block_is_known():
     s, first, second = scheduler(), sequence(96, 1), sequence(96, 1)
     s.add(first)
     step(s)
     s.add(second)
-    assert step(s)[second.id] == 32
+    assert step(s)[second.id] == 1
+    assert second.cached == 95
 
 
 def test_a_twin_waits_for_the_prompt_that_is_being_read_instead_of_reading_it_too():
@@ -115,7 +180,7 @@ def test_a_long_document_does_not_drive_out_what_people_ask_about():
     again = sequence(96, 1)
     s.add(again)
     step(s)
-    assert again.cached == 64  # all but the last block, which is computed in any case
+    assert again.cached == 95  # all but the last token, which is computed in any case
 
 
 def test_a_request_that_finds_no_blocks_keeps_its_place_in_the_queue():
@@ -189,7 +254,7 @@ def test_an_interactive_request_takes_the_place_of_the_youngest_bulk_answer():
     assert step(s) == {old.id: 1, question.id: 5}
     assert list(s.waiting_bulk) == [young]
     s.remove(question)
-    assert step(s)[young.id] == 6
+    assert step(s)[young.id] == 1  # it goes on where it was: nobody took its block
 
 
 def test_bulk_answers_lose_their_blocks_before_any_interactive_one():

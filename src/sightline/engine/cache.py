@@ -3,6 +3,9 @@
 A block is free, in use (by one or several sequences), or kept: nobody uses it, its contents are still good and
 may be found by key until the space is needed. What only bulk work has used goes first then: a long document must not
 drive out what people are asking about. Block 0 is scratch and never handed out.
+
+A block that begins as another one should is of use, too: a copy of it spares computing what both have in common. So
+the last block of a sequence is kept although it is not full.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from itertools import islice
+from typing import Final, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +23,8 @@ from numpy.typing import NDArray
 from sightline.engine.prompt import Visual
 
 Key = bytes
+
+MOST_COMPARED: Final = 64  # blocks behind the same one, the latest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,23 @@ class Accounts:
     free: int
     kept: int
     in_use: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contents:
+    """What a block holds: its token ids and, of each picture there, digest and first token, counted from the block's."""
+
+    ids: NDArray[np.int32]
+    pictures: tuple[tuple[Key, int], ...] = ()
+
+    def in_common(self, other: Contents) -> int:
+        """How many leading tokens both have."""
+        count = min(len(self.ids), len(other.ids))
+        ends = [count, *(first for _, first in {*self.pictures} ^ {*other.pictures})]
+        different = np.flatnonzero(self.ids[:count] != other.ids[:count])
+        if different.size:
+            ends.append(int(different[0]))
+        return max(0, min(ends))
 
 
 class BlockCache:
@@ -42,6 +65,8 @@ class BlockCache:
         self._users: dict[int, int] = {}
         self._by_key: dict[Key, int] = {}
         self._key_of: dict[int, Key] = {}
+        self._behind: dict[Key, dict[int, Contents]] = {}  # what the blocks behind a key hold, the latest last
+        self._before: dict[int, Key] = {}
         self._kept: OrderedDict[int, None] = OrderedDict()  # oldest first
         self._kept_of_bulk: OrderedDict[int, None] = OrderedDict()
         self._wanted: set[int] = set()  # blocks that somebody interactive has used since they were taken
@@ -74,18 +99,25 @@ class BlockCache:
             return None
         while len(self._free) < count:
             block, _ = (self._kept_of_bulk or self._kept).popitem(last=False)
-            del self._by_key[self._key_of.pop(block)]
+            self._forget(block)
             self._wanted.discard(block)
             self._free.append(block)
         taken = [self._free.pop() for _ in range(count)]
         self._users.update(dict.fromkeys(taken, 1))
         return taken
 
-    def publish(self, block: int, key: Key) -> None:
-        """Say that `block`, in use, now holds the finished contents of `key`."""
+    def publish(self, block: int, key: Key, parent: Key, contents: Contents) -> None:
+        """Say that `block`, in use, now holds the finished `contents` of `key`, behind the block named `parent`."""
         if key not in self._by_key and block not in self._key_of:
             self._by_key[key] = block
             self._key_of[block] = key
+            self._behind.setdefault(parent, {})[block] = contents
+            self._before[block] = parent
+
+    def closest(self, parent: Key, contents: Contents) -> tuple[int, int]:
+        """The block behind `parent` that begins most like `contents`, and for how many tokens; (0, 0) for none."""
+        latest = islice(reversed(self._behind.get(parent, {}).items()), MOST_COMPARED)
+        return max(((held.in_common(contents), block) for block, held in latest), default=(0, 0))[::-1]
 
     def release(self, blocks: Sequence[int], *, bulk: bool = False) -> None:
         """End one use of each block. Published ones are kept, the sequence's last blocks to be evicted first.
@@ -105,25 +137,39 @@ class BlockCache:
                 self._wanted.discard(block)
                 self._free.append(block)
 
+    def _forget(self, block: int) -> None:
+        """Its contents are about to be written over."""
+        del self._by_key[self._key_of.pop(block)]
+        parent = self._before.pop(block)
+        del self._behind[parent][block]
+        if not self._behind[parent]:
+            del self._behind[parent]
+
     def accounts(self) -> Accounts:
         """The state of all blocks. Asserts that none is lost or counted twice."""
         found = Accounts(len(self._free), self.kept, len(self._users))
         everyone = {*self._free, *self._kept, *self._kept_of_bulk, *self._users}
         assert len(everyone) == self._blocks - 1 == found.free + found.kept + found.in_use, found
-        assert set(self._by_key.values()) == set(self._key_of), "a key without a block"
+        assert set(self._by_key.values()) == set(self._key_of) == set(self._before), "a key without a block"
+        assert sum(map(len, self._behind.values())) == len(self._before), "contents without a block"
         return found
 
 
-def block_key(parent: Key, ids: NDArray[np.int32], first: int, visuals: Sequence[Visual], salt: bytes) -> Key:
-    """The name of one full block: its tokens `ids`, starting at token `first`, behind the block named `parent`.
+def contents_of(ids: NDArray[np.int32], first: int, visuals: Sequence[Visual]) -> Contents:
+    """Of a block with the tokens `ids` of a prompt or answer, starting at token `first`."""
+    end = first + len(ids)
+    return Contents(ids, tuple((v.digest, v.start - first) for v in visuals if v.start < end and first < v.end))
+
+
+def block_key(parent: Key, contents: Contents) -> Key:
+    """The name of a block behind the one named `parent`, or of a first block behind the tenant's salt.
 
     Visual tokens all have the same id; what they show is in the key through the picture's digest and the offset.
     """
-    state = hashlib.blake2b(parent or salt, digest_size=16)
-    state.update(ids.tobytes())
-    for visual in visuals:
-        if visual.start < first + len(ids) and first < visual.end:
-            state.update(visual.digest + (first - visual.start).to_bytes(8, "little", signed=True))
+    state = hashlib.blake2b(parent, digest_size=16)
+    state.update(contents.ids.tobytes())
+    for digest, first in contents.pictures:
+        state.update(digest + first.to_bytes(8, "little", signed=True))
     return state.digest()
 
 

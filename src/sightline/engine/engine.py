@@ -185,7 +185,7 @@ class Engine:
     def _new_scheduler(self) -> Scheduler:
         language, running = self.model.language, self._settings.max_running
         mixed = max(MIXED_TOKENS, running + 2 * language.block)
-        return Scheduler(BlockCache(language.blocks), running, ALONE_TOKENS, mixed)
+        return Scheduler(BlockCache(language.blocks), running, ALONE_TOKENS, mixed, language.copy_block)
 
     def _start_over(self) -> None:
         """After a mistake of ours in the books: end every request and forget every block."""

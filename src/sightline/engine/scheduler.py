@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from sightline.engine.cache import BlockCache, Key
+from sightline.engine.cache import BlockCache, Key, block_key
 from sightline.engine.sequence import BLOCK, Sequence
 
 Drafts = Mapping[Sequence, tuple[int, ...]]
@@ -38,9 +38,18 @@ class Scheduler:
     prompts are read at most `bulk_tokens` in a step, because that is what a newcomer waits for, and they give up
     place and blocks to anybody interactive. When blocks run out otherwise, the youngest sequence gives its own up.
     Who gave way starts over later, from what the cache still holds.
+
+    `copy` copies what one block holds to another one, at once.
     """
 
-    def __init__(self, cache: BlockCache, max_running: int, alone_tokens: int, mixed_tokens: int):
+    def __init__(
+        self,
+        cache: BlockCache,
+        max_running: int,
+        alone_tokens: int,
+        mixed_tokens: int,
+        copy: Callable[[int, int], None],
+    ):
         self.cache = cache
         self.waiting: deque[Sequence] = deque()
         self.waiting_bulk: deque[Sequence] = deque()
@@ -50,6 +59,7 @@ class Scheduler:
         self._max_running = max_running
         self._alone_tokens = alone_tokens  # most tokens of a step in which nobody waits for a next word
         self._mixed_tokens = mixed_tokens
+        self._copy = copy
 
     def add(self, sequence: Sequence) -> None:
         sequence.name_blocks()
@@ -86,7 +96,8 @@ class Scheduler:
         sequence.computed += count
         sequence.name_blocks()
         for index in range(sequence.published, sequence.computed // BLOCK):
-            self.cache.publish(sequence.blocks[index], sequence.keys[index])
+            contents = sequence.contents(index)
+            self.cache.publish(sequence.blocks[index], sequence.keys[index], sequence.parent(index), contents)
         sequence.published = max(sequence.published, sequence.computed // BLOCK)
 
     def _queue(self, sequence: Sequence) -> deque[Sequence]:
@@ -143,10 +154,21 @@ class Scheduler:
         self.running.append(sequence)
         sequence.blocks = shared + fresh
         sequence.published = hits
-        sequence.computed = hits * BLOCK
+        sequence.computed = hits * BLOCK + self._begin_block(sequence, hits)
         if not sequence.tokens:
             sequence.cached = sequence.computed
         return True
+
+    def _begin_block(self, sequence: Sequence, index: int) -> int:
+        """Copy into a block what another one has in common with it; how many tokens need not be computed.
+
+        Never the last known one, whose logits are wanted.
+        """
+        wanted = sequence.contents(index, most=min(BLOCK, sequence.length - 1 - index * BLOCK))
+        source, count = self.cache.closest(sequence.parent(index), wanted)
+        if count:
+            self._copy(source, sequence.blocks[index])
+        return count
 
     def _grow(self, sequence: Sequence) -> None:
         """Give a decoding sequence the block its next token needs, preempting others when there is none."""
@@ -181,6 +203,11 @@ class Scheduler:
         self._queue(sequence).appendleft(sequence)
 
     def _release(self, sequence: Sequence, *, bulk: bool) -> None:
+        """End its use of its blocks. The last one, begun and not full, is kept for whoever goes on from there."""
+        index, begun = divmod(sequence.computed, BLOCK)
+        if begun and not bulk:
+            parent, contents = sequence.parent(index), sequence.contents(index, most=begun)
+            self.cache.publish(sequence.blocks[index], block_key(parent, contents), parent, contents)
         self.cache.release(sequence.blocks, bulk=bulk)
         sequence.blocks = []
         sequence.computed = sequence.published = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.engine.cache import Key, block_key
+from sightline.engine.cache import Contents, Key, block_key, contents_of
 from sightline.engine.prompt import Prompt
 from sightline.types import Lane
 
@@ -61,10 +61,16 @@ class Sequence:
         tail[:] = np.arange(first, first + tail.shape[1])
         return tail if start >= cut else np.concatenate([self.prompt.positions[:, start : min(end, cut)], tail], 1)
 
+    def contents(self, block: int, most: int = BLOCK) -> Contents:
+        """What the block at this place holds, or will: its known tokens, `most` of them."""
+        first = block * BLOCK
+        return contents_of(self.ids(first, min(first + most, self.length)), first, self.prompt.visuals)
+
+    def parent(self, block: int) -> Key:
+        """What the block at this place stands behind."""
+        return self.keys[block - 1] if block else self.prompt.salt
+
     def name_blocks(self) -> None:
         """Extend `keys` to every block that is full of known tokens."""
-        while (len(self.keys) + 1) * BLOCK <= self.length:
-            first = len(self.keys) * BLOCK
-            parent = self.keys[-1] if self.keys else b""
-            ids = self.ids(first, first + BLOCK)
-            self.keys.append(block_key(parent, ids, first, self.prompt.visuals, self.prompt.salt))
+        for block in range(len(self.keys), self.length // BLOCK):
+            self.keys.append(block_key(self.parent(block), self.contents(block)))

@@ -90,6 +90,11 @@ class LanguageModel:
         self.blocks = 0
 
     @property
+    def multiplied_by_plugin(self) -> bool:
+        """Whether rows of a step meet matrices in the plugin's kernels: all of them, or the routers of a mixture."""
+        return self._kernels.own is None or self.config.experts > 0
+
+    @property
     def kv_block_bytes(self) -> int:
         """Bytes of one block over all layers."""
         return sum(self._pool_type(p).size * int(np.prod(self._pool_shape(p, 1))) for p in self._pool_inputs())
@@ -101,6 +106,11 @@ class LanguageModel:
             tensor = ov.Tensor(self._pool_type(port), ov.Shape(self._pool_shape(port, blocks)))
             self._request.set_tensor(port.get_any_name(), tensor)
             self._pools.append(tensor)
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copy keys and values of one block to another one, in all layers. Not while a step runs."""
+        for pool in self._pools:
+            pool.data[target] = pool.data[source]
 
     def step(self, slices: Sequence[Slice], cancelled: Callable[[], bool] | None = None) -> StepResult:
         """Compute all slices together. Raises kernels.Cancelled when `cancelled` turned true meanwhile."""
@@ -129,10 +139,10 @@ class LanguageModel:
             self._weights.release(EMBEDDING)
 
     def _pack(self, slices: Sequence[Slice]) -> dict[str, Any]:
-        """The input arrays of a step, padded to a size the kernels have met before."""
+        """The input arrays of a step, padded to a size the plugin's matrix kernels have met before."""
         counts = [len(s.token_ids) for s in slices]
         tokens = sum(counts)
-        padded = padded_size(tokens)
+        padded = padded_size(tokens) if self.multiplied_by_plugin else tokens
         pasts, tables = [s.past for s in slices], [s.blocks for s in slices]
         positions = np.zeros((3, padded), np.int32)
         positions[:, :tokens] = np.concatenate([s.positions for s in slices], 1)
@@ -198,7 +208,7 @@ def _is_mapped_head(text: TextConfig, weights: Weights, kernels: Kernels) -> boo
 
 
 def padded_size(tokens: int) -> int:
-    """Every new token count costs the kernels 10-55 ms once, so sizes are few: powers of two, then multiples of 32."""
+    """Every new token count costs the plugin 10-55 ms once, so sizes are few: powers of two, then multiples of 32."""
     if tokens >= g.BLOCK:
         return -(-tokens // g.BLOCK) * g.BLOCK
     return 1 << (tokens - 1).bit_length() if tokens else 0

@@ -156,13 +156,13 @@ def _warm_vision(config: ModelConfig, weights: Weights, chosen: Kernels) -> Visi
 
 
 def _warm_language(language: LanguageModel) -> None:
-    """Run one prompt chunk and the steps of writing: the first run of each shape repacks weights and makes kernels.
+    """Run one prompt chunk and the steps of writing: the plugin repacks weights and makes kernels for each new shape.
 
     Experts are repacked when first chosen, so a mixture reads enough different tokens to choose nearly all of them.
     """
     longest = _WARM_MOE_TOKENS if language.config.experts else language.block
     language.allocate(1 + longest // language.block)
-    for count in (longest, *_WARM_STEPS):
+    for count in (longest, *_WARM_STEPS) if language.multiplied_by_plugin else (1,):
         ids = np.linspace(0, language.config.vocab - 1, count, dtype=np.int32)
         positions, _ = token_positions(count, ())
         blocks = range(1, 1 + longest // language.block)
