@@ -28,19 +28,21 @@ echo "Building our own kernels"
 # take from headers comes from the objects named first, which every such processor runs.
 objects=$(mktemp -d)
 trap 'rm -rf "$objects"' EXIT
-compile() {
-	to=$objects/$1
-	shift
-	"$compiler" -w -O3 -std=c++17 -fPIC -fvisibility=hidden -isystem "$openvino/include" "$@" -c -o "$to" \
-		|| without "$compiler failed, as said above"
+# Its sources one a line, as xargs reads them: flags, object, source.
+sources() {
+	prefix=$1 flags=$2
+	shift 2
+	for each in "$@"; do
+		name=$(basename "$(dirname "$each")")-${each##*/}
+		echo "$flags -o \"$objects/$prefix-$name.o\" \"$each\""
+	done
 }
-for each in "$here"/*.cpp "$here"/avx2/*.cpp; do
-	compile "1-$(basename "$(dirname "$each")")-${each##*/}.o" -mavx2 -mfma -mf16c "$each"
-done
-for each in "$here"/amx/*.cpp; do
-	compile "2-${each##*/}.o" -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vnni -mamx-tile -mamx-bf16 \
-		-mamx-int8 -mf16c -mfma -mtune=sapphirerapids "$each"
-done
+{
+	sources 1 "-mavx2 -mfma -mf16c" "$here"/*.cpp "$here"/avx2/*.cpp
+	sources 2 "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vnni -mamx-tile -mamx-bf16 -mamx-int8 \
+-mf16c -mfma -mtune=sapphirerapids" "$here"/amx/*.cpp
+} | xargs -P "$(nproc)" -L 1 "$compiler" -w -O3 -std=c++17 -fPIC -fvisibility=hidden -isystem "$openvino/include" -c \
+	|| without "$compiler failed, as said above"
 "$compiler" -shared "$objects"/*.o -o "$library.new" -L"$openvino/libs" -l:"$runtime" -l:libtbb.so.12 \
 	|| without "$compiler failed, as said above"
 mv "$library.new" "$library" # so that a process which has the old one open keeps it whole
