@@ -226,6 +226,13 @@ def test_bulk_prompts_are_read_in_small_chunks_even_when_nobody_else_is_there():
     assert [step(s)[page.id] for _ in range(4)] == [32, 32, 32, 4]
 
 
+def test_where_a_block_takes_too_long_bulk_prompts_are_read_in_halves_of_it():
+    s, page = scheduler(alone=256), sequence(60, bulk=True)
+    s.bulk_tokens = 16
+    s.add(page)
+    assert [step(s)[page.id] for _ in range(4)] == [16, 16, 16, 12]
+
+
 def test_an_interactive_prompt_is_read_first_and_bulk_gets_what_is_left_of_its_chunk():
     s, page, question = scheduler(alone=256), sequence(300, 1, bulk=True), sequence(200, 2)
     s.bulk_tokens = 64

@@ -14,6 +14,7 @@ from .words import CHINESE
 Point = tuple[float, float]
 SMALLEST_HALF_PX, LARGEST_HALF_PX = 20, 40
 DISPUTED = 0.025  # of the picture's side, on either side of a border between two regions
+APART = 0.07  # of the width between two centres, so that nobody disputes which shape comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ def draw(rng: Random, width: int, height: int) -> Scene:
             break
         half = rng.randint(SMALLEST_HALF_PX if largest == LARGEST_HALF_PX else 16, largest)
         x, y = rng.randint(half + 3, width - half - 3), rng.randint(half + 3, height - half - 3)
-        if all(max(abs(x - ox), abs(y - oy)) > half + oh + 6 for ox, oy, oh in placed):
+        free = all(max(abs(x - ox), abs(y - oy)) > half + oh + 6 for ox, oy, oh in placed)
+        if free and all(abs(x - ox) >= APART * width for ox, _, _ in placed):
             placed.append((x, y, half))
     things = [_thing(rng, page, x, y, half) for x, y, half in sorted(placed)]
     for before, thing in pairwise(things):

@@ -38,7 +38,7 @@ class Accounts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contents:
-    """What a block holds: its token ids and, of each picture there, digest and first token, counted from the block's."""
+    """What a block holds: token ids and, of each picture there, its digest and first token, counted from the block's."""
 
     ids: NDArray[np.int32]
     pictures: tuple[tuple[Key, int], ...] = ()

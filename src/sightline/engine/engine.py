@@ -18,8 +18,8 @@ from sightline.engine.cache import BlockCache, ByteLRU
 from sightline.engine.guess import Guesser, StepTimes, drafts
 from sightline.engine.prompt import Prompt, Visual
 from sightline.engine.sampler import Choice, Sampler
-from sightline.engine.scheduler import Drafts, Scheduler, Work
-from sightline.engine.sequence import BLOCK, Sequence
+from sightline.engine.scheduler import LEAST_CHUNK, Drafts, Scheduler, Work
+from sightline.engine.sequence import Sequence
 from sightline.engine.stream import Stream
 from sightline.engine.text import TextStream
 from sightline.errors import InternalError, Overloaded, ShuttingDown, SightlineError
@@ -280,7 +280,7 @@ class Engine:
         elif all(item.sequence.bulk for item in work):
             chunk = self._scheduler.bulk_tokens
             if seconds > BULK_STEP_S:
-                self._scheduler.bulk_tokens = max(BLOCK, chunk // 2)
+                self._scheduler.bulk_tokens = max(LEAST_CHUNK, chunk // 2)
             elif seconds < BULK_STEP_S / 2 and sum(item.rows for item in work) >= chunk:
                 self._scheduler.bulk_tokens = min(ALONE_TOKENS, chunk * 2)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from sightline.engine.cache import BlockCache, Key, block_key
 from sightline.engine.sequence import BLOCK, Sequence
 
+LEAST_CHUNK = 16  # tokens of a prompt that are read at a time at least
+
 Drafts = Mapping[Sequence, tuple[int, ...]]
 
 
@@ -34,10 +36,10 @@ class Work:
 class Scheduler:
     """First come, first served, up to `max_running` at once; answers go on while prompts are read in chunks.
 
-    A chunk ends on a block border or with its prompt. Bulk sequences live on what interactive ones leave: their
-    prompts are read at most `bulk_tokens` in a step, because that is what a newcomer waits for, and they give up
-    place and blocks to anybody interactive. When blocks run out otherwise, the youngest sequence gives its own up.
-    Who gave way starts over later, from what the cache still holds.
+    A chunk ends on a block border, a small one on half of it, or with its prompt. Bulk sequences live on what
+    interactive ones leave: their prompts are read at most `bulk_tokens` in a step, because that is what a newcomer
+    waits for, and they give up place and blocks to anybody interactive. When blocks run out otherwise, the youngest
+    sequence gives its own up. Who gave way starts over later, from what the cache still holds.
 
     `copy` copies what one block holds to another one, at once.
     """
@@ -55,7 +57,7 @@ class Scheduler:
         self.waiting_bulk: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
         self.preemptions = 0
-        self.bulk_tokens = BLOCK  # may be raised by whoever knows how long that takes
+        self.bulk_tokens = BLOCK  # may be changed by whoever knows how long that takes, to LEAST_CHUNK at least
         self._max_running = max_running
         self._alone_tokens = alone_tokens  # most tokens of a step in which nobody waits for a next word
         self._mixed_tokens = mixed_tokens
@@ -237,8 +239,9 @@ def _chunks(sequences: Iterable[Sequence], budget: int) -> list[Work]:
 
 
 def _chunk(sequence: Sequence, budget: int) -> int:
-    """How many of a prompt's remaining tokens fit in `budget`, ending on a block border or with the prompt."""
+    """How many of a prompt's remaining tokens fit in `budget`, ending on a border or with the prompt."""
     if sequence.remaining <= budget:
         return sequence.remaining
-    end = (sequence.computed + budget) // BLOCK * BLOCK
+    border = BLOCK if budget >= BLOCK else LEAST_CHUNK
+    end = (sequence.computed + budget) // border * border
     return max(0, end - sequence.computed)
