@@ -39,7 +39,7 @@ SAVE_EVERY_S, SHOW_EVERY_STEPS = 180, 20
 LONGEST_STEP_S = 30  # what a step took beyond this, it was paused (SIGSTOP) and does not count as training
 
 CANVASES = [(256, 320), (320, 256), (224, 320), (288, 288), (256, 256)]
-KINDS = {"receipt": 0.28, "unlisted_receipt": 0.04, "chart": 0.16, "scene": 0.24, "text": 0.08, "form": 0.2}
+KINDS = {"receipt": 0.3, "unlisted_receipt": 0.04, "chart": 0.14, "scene": 0.22, "text": 0.07, "form": 0.23}
 PAIRS = {"two_receipts": 0.6, "two_scenes": 0.4}
 PAIR_SHARE = 0.12  # of the batches
 BATCH = 8

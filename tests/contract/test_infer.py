@@ -53,7 +53,7 @@ def ask(client):
         reply = client.post("/infer", json={"task": task, "images": [image], **body})
         assert (reply.status_code, reply.json()["code"]) == (200, 0), reply.text
         result = reply.json()["result"]
-        assert 0 < result["confidence"] < 1
+        assert 0 < result["confidence"] <= 1
         return result
 
     return answered
@@ -100,8 +100,8 @@ def test_fields_are_extracted_by_the_callers_schema_each_with_its_confidence(ask
         *(f"items[{i}].{key}" for i in range(3) for key in ("name", "price")),
         "total",
     ]
-    # The one field it gets wrong is the one it is least sure of: "Sala" where the receipt says "Satva".
-    assert (min(sure, key=sure.get), data["items"][0]["name"]) == ("items[0].name", "Sala")
+    # The one field it gets wrong is the one it is least sure of: "Salta" where the receipt says "Satva".
+    assert (min(sure, key=sure.get), data["items"][0]["name"]) == ("items[0].name", "Salta")
 
 
 def test_a_box_is_around_its_thing_in_pixels_of_the_upright_picture(ask):
@@ -128,7 +128,7 @@ def test_a_parsed_chart_has_the_published_form(ask):
     assert (result["data"]["chart_type"], result["data"]["title"]) == ("line", "Profit")
     (series,) = result["data"]["series"]
     assert series["points"][0] == {"x": "Mar", "y": 69}
-    assert 0 < result["confidence"] < 1
+    assert 0 < result["confidence"] <= 1
 
 
 def test_an_answer_that_is_cut_keeps_its_text_without_data(ask):
