@@ -4,7 +4,9 @@
 namespace sightline::avx2 {
 namespace {
 
-constexpr size_t kFew = 8;     // rows of x up to which weights are multiplied in the order they lie
+// Rows of x up to which weights are multiplied in the order they lie, with four of the rows at a time. One instruction
+// unfolds int8; what takes more is from 17 rows on better unfolded once for all.
+constexpr size_t kFew = 32, kFewUnfolded = 16;
 constexpr size_t kWords = 64;  // int4 levels in a register
 constexpr int kTogether = 4;  // rows of x that are multiplied with a weight while it is in a register: more is slower
 
@@ -234,7 +236,7 @@ void few(const Product& p) {
 
 // False where it cannot.
 bool few_rows(const Product& p) {
-  if (p.count > kFew) return false;
+  if (p.count > (p.all(Matrix::Format::int8) ? kFew : kFewUnfolded)) return false;
   const auto halves = [&] {  // whether a group of int4 levels is all of a register, or half of it
     return std::all_of(p.matrices.begin(), p.matrices.end(), [](const Matrix& w) {
       const size_t group = w.format() == Matrix::Format::int4 ? w.width / w.groups : kWords;
