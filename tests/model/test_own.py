@@ -31,7 +31,7 @@ FORMATS: tuple[Format, ...] = ("bf16", "int8", "int4")
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-COUNTS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 70, 200)  # rows by rows, then tiles or strips: one, odd ones, with a rest
+COUNTS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 70, 200)  # by rows, then tiles or strips: one, odd ones, with a rest
 TOLERANCE: dict[Parts, float] = {3: 2e-6, 1: 1e-2}  # of the largest value
 EPS = 1e-6
 

@@ -38,7 +38,7 @@ class Accounts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contents:
-    """What a block holds: token ids and, of each picture there, its digest and first token, counted from the block's."""
+    """What a block holds: token ids and, of each picture there, its digest and its first token's place in the block."""
 
     ids: NDArray[np.int32]
     pictures: tuple[tuple[Key, int], ...] = ()
