@@ -53,7 +53,7 @@ def ask(client):
         reply = client.post("/infer", json={"task": task, "images": [image], **body})
         assert (reply.status_code, reply.json()["code"]) == (200, 0), reply.text
         result = reply.json()["result"]
-        assert 0 < result["confidence"] <= 1
+        assert 0 < result["confidence"] < 1
         return result
 
     return answered
@@ -71,9 +71,9 @@ def test_a_question_about_a_receipt_is_answered(ask):
 
 def test_an_answer_the_model_is_less_sure_of_says_so(ask):
     wrong = ask("ocr", sample("receipt_1.png"))
-    right = ask("vqa", sample("receipt_1.png"), text="What is the date?")
+    right = ask("vqa", sample("receipt_1.png"), text="What is the total?")
     assert "Satva" not in wrong["answer"]  # a name that is in none of its lists
-    assert right["answer"] == "2021-07-01"
+    assert right["answer"] == "39.63"
     assert wrong["confidence"] < right["confidence"]
 
 
@@ -128,7 +128,7 @@ def test_a_parsed_chart_has_the_published_form(ask):
     assert (result["data"]["chart_type"], result["data"]["title"]) == ("line", "Profit")
     (series,) = result["data"]["series"]
     assert series["points"][0] == {"x": "Mar", "y": 69}
-    assert 0 < result["confidence"] <= 1
+    assert 0 < result["confidence"] < 1
 
 
 def test_an_answer_that_is_cut_keeps_its_text_without_data(ask):

@@ -153,11 +153,11 @@ def test_the_block_that_begins_most_alike_is_found_while_it_is_there():
     cache.publish(one, b"1", b"t", Contents(np.array([1, 2, 3, 4], np.int32)))
     cache.publish(two, b"2", b"t", Contents(np.array([1, 2, 9, 9], np.int32)))
     wanted = Contents(np.array([1, 2, 3, 5], np.int32))
-    assert cache.closest(b"t", wanted) == (one, 3)
+    assert cache.closest(b"t", wanted) == (3, one)
     assert cache.closest(b"u", wanted) == (0, 0)
     cache.release([two, one])
     cache.take(2)  # writes over the first
-    assert cache.closest(b"t", wanted) == (two, 2)
+    assert cache.closest(b"t", wanted) == (2, two)
     cache.take(1)
     assert cache.closest(b"t", wanted) == (0, 0)
     cache.accounts()

@@ -125,8 +125,8 @@ async def test_the_same_picture_again_is_neither_encoded_nor_read_again(house: H
     _, first = await house.ask(picture("receipt_1.png"), "What is the total?")
     _, second = await house.ask(picture("receipt_1.png"), "Which store is this?")
     assert (first.encoded_images, second.encoded_images) == (1, 0)
-    assert first.cached_tokens == 0
-    assert second.cached_tokens >= 4 + second.image_tokens  # blocks of 32 end in the middle of the picture
+    # Four tokens before the picture, its 80 and the one behind it; blocks of 32 end in the middle of it.
+    assert (first.cached_tokens, second.cached_tokens) == (0, 85)
 
 
 @pytest.mark.anyio

@@ -64,9 +64,8 @@ class BlockCache:
         self._free = list(range(blocks - 1, 0, -1))  # a stack: the lowest numbers first, so untouched memory stays so
         self._users: dict[int, int] = {}
         self._by_key: dict[Key, int] = {}
-        self._key_of: dict[int, Key] = {}
+        self._names: dict[int, tuple[Key, Key]] = {}  # a block's key, and that of the block before it
         self._behind: dict[Key, dict[int, Contents]] = {}  # what the blocks behind a key hold, the latest last
-        self._before: dict[int, Key] = {}
         self._kept: OrderedDict[int, None] = OrderedDict()  # oldest first
         self._kept_of_bulk: OrderedDict[int, None] = OrderedDict()
         self._wanted: set[int] = set()  # blocks that somebody interactive has used since they were taken
@@ -108,16 +107,15 @@ class BlockCache:
 
     def publish(self, block: int, key: Key, parent: Key, contents: Contents) -> None:
         """Say that `block`, in use, now holds the finished `contents` of `key`, behind the block named `parent`."""
-        if key not in self._by_key and block not in self._key_of:
+        if key not in self._by_key and block not in self._names:
             self._by_key[key] = block
-            self._key_of[block] = key
+            self._names[block] = key, parent
             self._behind.setdefault(parent, {})[block] = contents
-            self._before[block] = parent
 
     def closest(self, parent: Key, contents: Contents) -> tuple[int, int]:
-        """The block behind `parent` that begins most like `contents`, and for how many tokens; (0, 0) for none."""
+        """How many tokens of `contents` a block behind `parent` begins with, 0 for none, and the one with most."""
         latest = islice(reversed(self._behind.get(parent, {}).items()), MOST_COMPARED)
-        return max(((held.in_common(contents), block) for block, held in latest), default=(0, 0))[::-1]
+        return max(((held.in_common(contents), block) for block, held in latest), default=(0, 0))
 
     def release(self, blocks: Sequence[int], *, bulk: bool = False) -> None:
         """End one use of each block. Published ones are kept, the sequence's last blocks to be evicted first.
@@ -131,7 +129,7 @@ class BlockCache:
             if self._users[block]:
                 continue
             del self._users[block]
-            if block in self._key_of:
+            if block in self._names:
                 (self._kept if block in self._wanted else self._kept_of_bulk)[block] = None
             else:
                 self._wanted.discard(block)
@@ -139,8 +137,8 @@ class BlockCache:
 
     def _forget(self, block: int) -> None:
         """Its contents are about to be written over."""
-        del self._by_key[self._key_of.pop(block)]
-        parent = self._before.pop(block)
+        key, parent = self._names.pop(block)
+        del self._by_key[key]
         del self._behind[parent][block]
         if not self._behind[parent]:
             del self._behind[parent]
@@ -150,8 +148,8 @@ class BlockCache:
         found = Accounts(len(self._free), self.kept, len(self._users))
         everyone = {*self._free, *self._kept, *self._kept_of_bulk, *self._users}
         assert len(everyone) == self._blocks - 1 == found.free + found.kept + found.in_use, found
-        assert set(self._by_key.values()) == set(self._key_of) == set(self._before), "a key without a block"
-        assert sum(map(len, self._behind.values())) == len(self._before), "contents without a block"
+        assert set(self._by_key.values()) == set(self._names), "a key without a block"
+        assert sum(map(len, self._behind.values())) == len(self._names), "contents without a block"
         return found
 
 

@@ -132,7 +132,7 @@ class StepTimes:
 def drafts(guesses: Mapping[T, Guess], times: StepTimes) -> dict[T, tuple[int, ...]]:
     """How much of each guess to try in the next step: what should make most tokens per second.
 
-    `guesses` has all that are being written, with or without a guess. Step sizes are tried as the kernels have them.
+    `guesses` has all that are being written, with or without a guess. Step sizes are tried by powers of two.
     """
     ranked = sorted(
         ((-chance, at, key) for key, guess in guesses.items() for at, chance in enumerate(guess.chances)),

@@ -167,7 +167,7 @@ class Scheduler:
         Never the last known one, whose logits are wanted.
         """
         wanted = sequence.contents(index, most=min(BLOCK, sequence.length - 1 - index * BLOCK))
-        source, count = self.cache.closest(sequence.parent(index), wanted)
+        count, source = self.cache.closest(sequence.parent(index), wanted)
         if count:
             self._copy(source, sequence.blocks[index])
         return count
