@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .keep import averaged
+
 
 def blend(earlier: dict[str, Tensor], later: dict[str, Tensor], vision: float, language: float) -> dict[str, Tensor]:
     """Tensor by tensor, with the share of the later model in the vision tower and in the rest."""
@@ -30,7 +32,7 @@ def main() -> None:
     earlier, state = (
         torch.load(path, map_location="cpu", weights_only=True) for path in (options.earlier, options.later)
     )
-    state["average"] = blend(earlier["average"], state["average"], options.vision, options.language)
+    state["average"] = blend(averaged(earlier), averaged(state), options.vision, options.language)
     state["heads"] = blend(earlier["heads"], state["heads"], options.vision, options.vision)
     state["model"] = {name: tensor.clone() for name, tensor in state["average"].items()}
     torch.save(state, options.out)

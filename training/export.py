@@ -18,6 +18,7 @@ from torch import Tensor
 from . import tokenizer as words
 from .answering import answers
 from .held_out import Trial, trials
+from .keep import averaged
 from .model import MERGE, PATCH_PX, DemoModel, Shape, TextShape
 
 # A picture becomes 64 to 88 visual tokens, the range seen in training.
@@ -51,7 +52,7 @@ CHAT_TEMPLATE = """\
 def load(checkpoint: Path) -> DemoModel:
     """The averaged weights of a training checkpoint, rounded as they will be shipped, in float32."""
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    state = saved.get("average") or saved["model"]
+    state = averaged(saved)
     vocabulary = state["model.language_model.embed_tokens.weight"].shape[0]
     model = DemoModel(Shape(text=TextShape(vocabulary=vocabulary)))
     model.load_state_dict({name: tensor.bfloat16().float() for name, tensor in state.items()})

@@ -9,6 +9,12 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+
+def averaged(state: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint; a kept one has no others."""
+    return state.get("average") or state["model"]
 
 
 def main() -> None:
@@ -19,7 +25,7 @@ def main() -> None:
     state = torch.load(options.checkpoint, map_location="cpu", weights_only=True)
     options.kept.parent.mkdir(parents=True, exist_ok=True)
     # The averaged weights are the better start: training on from them needs no average of its own.
-    torch.save({"model": state["average"], "heads": state["heads"], "clock": state["clock"]}, options.kept)
+    torch.save({"model": averaged(state), "heads": state["heads"], "clock": state["clock"]}, options.kept)
 
 
 if __name__ == "__main__":
