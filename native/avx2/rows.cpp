@@ -130,7 +130,7 @@ struct Levels {
   // In blocks of a row, so that what they are multiplied with stays in the first-level cache for all 16 rows.
   template <int M>
   void bytes(const Matrix& w, size_t first, size_t m, float* out) const {
-    constexpr size_t kBlock = 8192 / M;  // so many products fit into 32 bits, however large
+    constexpr size_t kBlock = 8192 / M / 64 * 64;  // so many products fit into 32 bits, however large
     const size_t ahead = width <= kBlock ? kAhead : w.row_bytes;
     for (size_t from = 0; from < width; from += kBlock)
       for (size_t r = 0; r < kTile; r++) {

@@ -150,6 +150,16 @@ def test_a_width_that_is_no_multiple_of_a_tiles_depth_is_read_to_its_end(kind: F
 
 @needs_own
 @every_way
+def test_rows_as_long_as_those_of_the_largest_model_are_read_once(kind: Format, parts: Parts):
+    stored, means = weight(kind, 32, 12288)
+    compute = linear(parts, [stored])
+    for count in range(1, 9):
+        x = random(count, 12288)
+        close(compute(x)[0], x @ means.T, parts)
+
+
+@needs_own
+@every_way
 def test_several_matrices_read_the_same_normalised_rows(kind: Format, parts: Parts):
     stored, means = zip(*(weight(kind, rows, 96, rows) for rows in (48, 16, 32)), strict=True)
     norm = Norm(1 + random(96, seed=1), EPS)
