@@ -20,18 +20,25 @@ struct Side {
   size_t i[R];    // which row of it
   float* out[R];  // where its sum goes; the next row of x has its own 16 behind it
 
-  // The r-th of each R-th part of the rows of `count` groups, whose sums are `apart` from each other.
-  Side(const Group* groups, size_t count, size_t r, float* sums, size_t apart) {
+  // The r-th of each R-th part of the rows of `count` groups, whose sums are `each` apart.
+  Side(const Group* groups, size_t count, size_t r, float* sums, size_t each) {
     for (size_t j = 0; j < R; j++) {
       const size_t at = j * count * kTile / R + r, g = at / kTile;
-      w[j] = groups[g].matrix, i[j] = groups[g].row + at % kTile, out[j] = sums + g * apart + at % kTile;
+      w[j] = groups[g].matrix, i[j] = groups[g].row + at % kTile, out[j] = sums + g * each + at % kTile;
     }
   }
 };
 
-// How many, with M rows of x, so that all sums stay in registers.
+template <int R, class Take>
+void side_by_side(const Group* groups, size_t count, float* sums, size_t each, const Take& take) {
+  for (size_t r = 0; r < count * kTile / R; r++) take(Side<R>(groups, count, r, sums, each));
+}
+
+// How many, with M rows of x, so that all sums stay in registers; fewer where unfolding takes registers, too.
 template <int M>
 constexpr int kSide = M <= 2 ? 4 : 2;
+template <int M>
+constexpr int kSideUnfolded = M == 1 ? 4 : 2;
 
 // Rows of x in float32, plain and with, of each 16, the even values first, as bf16 values come apart.
 struct Floats {
@@ -47,12 +54,12 @@ struct Floats {
     for (size_t k = 0; k < p.count * width; k++) apart[k / 16 * 16 + k % 2 * 8 + k % 16 / 2] = x[k];
   }
 
-  template <int M, int R = kSide<M>>
-  void dots(const Group* groups, size_t count, size_t m, float* sums, size_t between) const {
-    for (size_t r = 0; r < count * kTile / R; r++) {
-      const Side<R> side(groups, count, r, sums, between);
-      groups->matrix->format() == Matrix::Format::bf16 ? plain<R, M>(side, m) : coded<R, M>(side, m);
-    }
+  template <int M>
+  void dots(const Group* groups, size_t count, size_t m, float* sums, size_t each) const {
+    if (groups->matrix->format() == Matrix::Format::bf16)
+      side_by_side<kSide<M>>(groups, count, sums, each, [&](const auto& side) { plain<M>(side, m); });
+    else
+      side_by_side<kSideUnfolded<M>>(groups, count, sums, each, [&](const auto& side) { coded<M>(side, m); });
   }
 
   // Sums for M rows of x.
@@ -77,7 +84,7 @@ struct Floats {
     }
   };
 
-  template <int R, int M>
+  template <int M, int R>
   void plain(const Side<R>& side, size_t m) const {
     const uint8_t* at[R];
     for (size_t j = 0; j < R; j++) at[j] = side.w[j]->row(side.i[j]);
@@ -91,7 +98,7 @@ struct Floats {
   }
 
   // 12 bits a value, in blocks of 128.
-  template <int R, int M>
+  template <int M, int R>
   void coded(const Side<R>& side, size_t m) const {
     const uint8_t* at[R];
     __m256i book[R];
@@ -143,23 +150,23 @@ struct Levels {
   }
 
   template <int M>
-  void dots(const Group* groups, size_t count, size_t m, float* sums, size_t between) const {
-    if (groups->matrix->format() == Matrix::Format::int8) return bytes<M>(groups, count, m, sums, between);
-    constexpr int R = 2;  // unfolding takes registers
-    for (size_t r = 0; r < count * kTile / R; r++) nibbles<R, M>(Side<R>(groups, count, r, sums, between), m);
+  void dots(const Group* groups, size_t count, size_t m, float* sums, size_t each) const {
+    if (groups->matrix->format() == Matrix::Format::int8) return bytes<M>(groups, count, m, sums, each);
+    side_by_side<2>(groups, count, sums, each, [&](const auto& side) { nibbles<M>(side, m); });
   }
 
   // In blocks of a row, so that what they are multiplied with stays in the first-level cache for all rows of the groups,
   // and so that products fit into 32 bits however large they are: 8192 do.
-  template <int M, int R = kSide<M>>
-  void bytes(const Group* groups, size_t count, size_t m, float* sums, size_t between) const {
+  template <int M>
+  void bytes(const Group* groups, size_t count, size_t m, float* sums, size_t each) const {
     constexpr size_t kBlock = 8192 / M / kTile * kTile;
-    for (size_t from = 0; from < width; from += kBlock)
-      for (size_t r = 0; r < count * kTile / R; r++)
-        add<R, M>(Side<R>(groups, count, r, sums, between), m, from, std::min(width, from + kBlock));
+    for (size_t from = 0; from < width; from += kBlock) {
+      const size_t end = std::min(width, from + kBlock);
+      side_by_side<kSide<M>>(groups, count, sums, each, [&](const auto& side) { add<M>(side, m, from, end); });
+    }
   }
 
-  template <int R, int M>
+  template <int M, int R>
   void add(const Side<R>& side, size_t m, size_t from, size_t end) const {
     const uint8_t* at[R];
     for (size_t j = 0; j < R; j++) at[j] = side.w[j]->row(side.i[j]);
@@ -197,7 +204,7 @@ struct Levels {
     for (; k < w.groups; k++) out[k] = _cvtsh_ss(in[k]);
   }
 
-  template <int R, int M>
+  template <int M, int R>
   void nibbles(const Side<R>& side, size_t m) const {
     static thread_local Scratch own;
     const size_t groups = side.w[0]->groups, group = width / groups, blocks = std::max<size_t>(1, group / kWords);
