@@ -25,7 +25,8 @@ def main() -> None:
     state = torch.load(options.checkpoint, map_location="cpu", weights_only=True)
     options.kept.parent.mkdir(parents=True, exist_ok=True)
     # The averaged weights are the better start: training on from them needs no average of its own.
-    torch.save({"model": averaged(state), "heads": state["heads"], "clock": state["clock"]}, options.kept)
+    kept = {"model": averaged(state)} | {name: state[name] for name in ("heads", "clock", "vocabulary")}
+    torch.save(kept, options.kept)
 
 
 if __name__ == "__main__":

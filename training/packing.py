@@ -29,6 +29,8 @@ SHARES = {
     "text.lines": 0.5,
     "receipt.items": 0.5,
     "receipt.payment": 0.5,
+    "receipt.fields": 0.6,
+    "form.fields": 0.6,
     "chart.title": 0.5,
     "number.larger": 0.15,
 }

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any
 
-JSON_TASKS = {"receipt.json", "chart.parse", "form.json", "unlisted.json"}
+JSON_TASKS = {"receipt.json", "receipt.fields", "chart.parse", "form.json", "form.fields", "unlisted.json"}
 BOX_TASKS = {"scene.box", "scene.boxes"}
 TEXT_TASKS = {"receipt.text", "text.text", "text.line", "form.text", "scene.caption"}
 SAME_BOX_IOU = 0.5

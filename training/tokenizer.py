@@ -6,6 +6,7 @@ visual token holds. A trained BPE would cut `Fish` into `F|is|h` and make copyin
 """
 
 from functools import cache
+from hashlib import sha256
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -106,6 +107,11 @@ def build() -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ADDED])
     return tokenizer
+
+
+def fingerprint() -> str:
+    """Changes when any token gets another number, as a wording with a new character makes many do."""
+    return sha256(build().to_str().encode()).hexdigest()[:16]
 
 
 def padded_size(tokenizer: Tokenizer) -> int:

@@ -5,7 +5,7 @@ from random import Random
 from . import words
 from .labels import Find, Role
 from .page import FAMILIES, Drawn, Page, grey, pick_family, some_noise, some_turn, text_width
-from .questions import Example, Question, Verdict, ask, join, say
+from .questions import Example, Question, Verdict, ask, chosen, join, say
 from .words import CHINESE
 
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth"]
@@ -56,6 +56,9 @@ def form(rng: Random, width: int, height: int) -> Example:
     asked.append(ask(rng, "form.json", say("{", *join(", ", pairs), "}")))
     asked.append(ask(rng, "form.text", say(*join("\n", [(key, ": ", value) for key, value in rows]))))
     asked.append(ask(rng, "kind", say("form"), chinese=say(CHINESE["form"])))
+    wanted = rng.sample(rows, rng.randint(1, 3))
+    fields = [('"', *chosen(key), '": "', value, Verdict('"')) for key, value in wanted]
+    asked.append(ask(rng, "form.fields", say("{", *join(", ", fields), "}"), ", ".join(key.text for key, _ in wanted)))
     return Example((page.finish(some_turn(rng), some_noise(rng)),), tuple(asked))
 
 

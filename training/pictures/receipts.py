@@ -1,5 +1,6 @@
 """Shop receipts in large print: draws one and asks about it. Two receipts are compared in `pairs`."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -81,6 +82,9 @@ def draw(rng: Random, width: int, height: int, *, unlisted: float = 0.0) -> Rece
 
     total = total_line.part(words.money(total_cents))
     _note_roles(page, merchant_drawn, date_line.part(date), items, total, payment)
+    # The last price and the total are what is confused most: the total, too, has a name, and is the last of the list.
+    page.link(total, total_label)
+    page.in_order([*(name for name, _ in items), total_label])
     picture = page.finish(some_turn(rng), some_noise(rng))
     return Receipt(
         picture, merchant_drawn, date_line.part(date), tuple(items), total, total_cents, payment, tuple(lines)
@@ -105,7 +109,10 @@ def questions(rng: Random, receipt: Receipt) -> list[Question]:
         asked.append(ask(rng, "receipt.price", say(price), name, follow_ups=[follow_up]))
     if receipt.payment:
         asked.append(ask(rng, "receipt.payment", say(receipt.payment)))
-    return asked + one_there_one_not(rng, "receipt.exist", names, words.GOODS)
+    asked += one_there_one_not(rng, "receipt.exist", names, words.GOODS)
+    fields = _fields(receipt)
+    wanted = rng.sample(list(fields), rng.randint(1, 3))
+    return [*asked, ask(rng, "receipt.fields", say(*_object(fields, wanted, key=Verdict)), ", ".join(wanted))]
 
 
 def pick_merchant(rng: Random, unlisted: float = 0.0) -> str:
@@ -133,13 +140,26 @@ def _note_roles(
         page.note(name.marks, {Find.ROLE: Role.ITEM})
         page.note(price.marks, {Find.ROLE: Role.PRICE})
         page.link(price, name)
-    page.in_order([name for name, _ in items])
     if payment:
         page.note(payment.marks, {Find.ROLE: Role.PAYMENT})
     page.note(total.marks, {Find.ROLE: Role.TOTAL})
 
 
 def _json(receipt: Receipt) -> list[Piece]:
+    return _object(_fields(receipt), ["merchant", "date", "items", "total"])
+
+
+def _fields(receipt: Receipt) -> dict[str, list[Piece]]:
+    """What a receipt's JSON may have, by name."""
     items = [('{"name": "', name, '", "price": ', price, Verdict("}")) for name, price in receipt.items]
-    opening: list[Piece] = ['{"merchant": "', receipt.merchant, '", "date": "', receipt.date, '", "items": [']
-    return [*opening, *join(", ", items), '], "total": ', receipt.total, "}"]
+    fields: dict[str, list[Piece]] = {
+        "merchant": ['"', receipt.merchant, '"'],
+        "date": ['"', receipt.date, '"'],
+        "items": ["[", *join(", ", items), "]"],
+        "total": [receipt.total],
+    }
+    return {**fields, "payment": ['"', receipt.payment, '"']} if receipt.payment else fields
+
+
+def _object(fields: dict[str, list[Piece]], names: Sequence[str], *, key: Callable[[str], Piece] = str) -> list[Piece]:
+    return ["{", *join(", ", [['"', key(name), '": ', *fields[name]] for name in names]), "}"]

@@ -18,6 +18,10 @@ ENGLISH_FRAMES = (
 )
 CHINESE_FRAMES = ("请问{}", "{}请简短回答。", "看图回答:{}")
 
+FIELDS = Wording(
+    ("Extract {} as JSON.", "Extract these fields as JSON: {}."),
+    ("提取{}为JSON", "以JSON格式提取{}"),
+)
 READ_ALL = Wording(
     (
         "Read all the text.",
@@ -79,6 +83,7 @@ WORDINGS: dict[str, Wording] = {
         ),
         ("提取为JSON", "以JSON格式提取收据信息", "提取收据信息为JSON"),
     ),
+    "receipt.fields": FIELDS,
     "receipt.text": READ_ALL,
     "chart.highest": Wording(
         (
@@ -157,6 +162,7 @@ WORDINGS: dict[str, Wording] = {
     "text.lines": Wording(("How many lines of text are there?", "How many lines?"), ("有几行文字?",)),
     "form.field": Wording(("What is the {}?", "What does the field {} say?", "{}?"), ("{}是什么?", "{}是多少?")),
     "form.json": Wording(("Extract as JSON.", "Extract the form as JSON."), ("提取为JSON", "以JSON格式提取表格信息")),
+    "form.fields": FIELDS,
     "form.text": READ_ALL,
     "kind": Wording(("What kind of image is this?", "What is this?"), ("这是什么图片?",)),
     "number.larger": Wording(("Which is larger, {}?", "{}: which is larger?"), ("{}，哪个更大?", "{}，哪个更高?")),
