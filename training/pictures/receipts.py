@@ -81,10 +81,7 @@ def draw(rng: Random, width: int, height: int, *, unlisted: float = 0.0) -> Rece
         lines.append((payment_line,))
 
     total = total_line.part(words.money(total_cents))
-    _note_roles(page, merchant_drawn, date_line.part(date), items, total, payment)
-    # The last price and the total are what is confused most: the total, too, has a name, and is the last of the list.
-    page.link(total, total_label)
-    page.in_order([*(name for name, _ in items), total_label])
+    _note_roles(page, merchant_drawn, date_line.part(date), items, (total_label, total), payment)
     picture = page.finish(some_turn(rng), some_noise(rng))
     return Receipt(
         picture, merchant_drawn, date_line.part(date), tuple(items), total, total_cents, payment, tuple(lines)
@@ -132,17 +129,25 @@ def pick_goods(rng: Random, height: int, unlisted: float = 0.0) -> list[tuple[st
 
 
 def _note_roles(
-    page: Page, merchant: Drawn, date: Drawn, items: list[tuple[Drawn, Drawn]], total: Drawn, payment: Drawn | None
+    page: Page,
+    merchant: Drawn,
+    date: Drawn,
+    items: list[tuple[Drawn, Drawn]],
+    total: tuple[Drawn, Drawn],
+    payment: Drawn | None,
 ) -> None:
     page.note(merchant.marks, {Find.ROLE: Role.MERCHANT})
     page.note(date.marks, {Find.ROLE: Role.DATE})
     for name, price in items:
         page.note(name.marks, {Find.ROLE: Role.ITEM})
         page.note(price.marks, {Find.ROLE: Role.PRICE})
-        page.link(price, name)
     if payment:
         page.note(payment.marks, {Find.ROLE: Role.PAYMENT})
-    page.note(total.marks, {Find.ROLE: Role.TOTAL})
+    page.note(total[1].marks, {Find.ROLE: Role.TOTAL})
+    # The last price and the total are what is confused most: the total, too, has a name, and is the last of the list.
+    for name, value in (*items, total):
+        page.link(value, name)
+    page.in_order([name for name, _ in (*items, total)])
 
 
 def _json(receipt: Receipt) -> list[Piece]:
