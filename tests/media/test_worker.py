@@ -61,6 +61,15 @@ def test_a_picture_is_measured_as_it_is_decoded(workers, case):
     assert sorted(measured) == sorted(case["resized"])  # it is not turned upright
 
 
+@pytest.mark.parametrize("size", [(1511, 2003), (4001, 517), (1448, 1440)], ids=str)
+def test_a_large_picture_in_bands_is_the_one_resized_whole(workers, size):
+    pixels = pattern(*size)
+    seen = workers.decode_now(Image(png(*size)), ResizeRule(min_pixels=65_536, max_pixels=1024 * 768)).pixels
+    height, width, _ = seen.shape
+    whole = PIL.Image.fromarray(pixels).resize((width, height), PIL.Image.Resampling.BICUBIC)
+    assert np.array_equal(seen, np.asarray(whole))
+
+
 def test_greyscale_of_16_bits_keeps_its_high_byte(workers):
     grey = pattern(256, 320, 1)[..., 0]
     deep = PIL.Image.fromarray(grey.astype(np.uint16) * 256 + 77)

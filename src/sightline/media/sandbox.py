@@ -36,6 +36,8 @@ START: Final = (
     "import sys; sys.path[:] = sys.argv[4:]; "
     "from sightline.media.confined import main; main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 )
+# Pictures are megabytes at once: in large pages 30 page faults instead of 15,000 for one of 12 megapixels.
+ENVIRONMENT: Final = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 START_LIMIT_S: Final = 30.0
 MAX_HEADER_BYTES: Final = 4096
 PIPE_BYTES: Final = 1 << 20  # the usual 64 KiB make both sides wait 160 times for each other over a large picture
@@ -268,7 +270,7 @@ class _Worker:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 cwd="/",
-                env={},
+                env=dict(ENVIRONMENT),
                 start_new_session=True,  # Ctrl-C is for the server, which lets running work finish
             )
         except OSError:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 # Image.open registers a parser by importing its module; without these lines it would import all of them.
@@ -39,6 +41,9 @@ UPRIGHT: Final = {
     8: PIL.Image.Transpose.ROTATE_90,
 }
 BAND_ROWS: Final = 256
+BAND_COLUMNS: Final = 256
+RESIZE_THREADS: Final = 2
+LARGE_PIXELS: Final = 2_000_000  # below, threads would cost more than they save
 # Bytes a pixel (measured) where a codec reports lack of memory as damage, so that memory must be reckoned beforehand.
 WEBP_PIXEL_BYTES: Final = 19
 PROGRESSIVE_PIXEL_BYTES: Final = 12
@@ -121,7 +126,7 @@ def decode(
         image = image.transpose(turn)
     image = _rgb(image)
     height, width = fit(image.height, image.width, rule)
-    return (image.height, image.width), image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+    return (image.height, image.width), _resized(image, width, height)
 
 
 def measure(data: bytes, max_pixels: int, memory_bytes: int) -> tuple[int, int]:
@@ -238,6 +243,33 @@ def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         return _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _resized(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+    """`image.resize`, bit for bit; a large picture in bands, two at once.
+
+    Pillow resizes along the rows and then along the columns, and no row of the first pass, no column of the second
+    knows of another. Where the height shrinks by more than twice as many pixels as the width, it begins with the
+    columns (13.0 and later); so tall a picture is left to it.
+    """
+    columns_first = image.height - height > max(0, 2 * (image.width - width))
+    if columns_first or image.width * image.height < LARGE_PIXELS:
+        return image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+    narrowed = PIL.Image.new("RGB", (width, image.height))
+    resized = PIL.Image.new("RGB", (width, height))
+
+    def along_rows(top: int) -> None:
+        band = image.crop((0, top, image.width, min(top + BAND_ROWS, image.height)))
+        narrowed.paste(band.resize((width, band.height), PIL.Image.Resampling.BICUBIC), (0, top))
+
+    def along_columns(left: int) -> None:
+        band = narrowed.crop((left, 0, min(left + BAND_COLUMNS, width), image.height))
+        resized.paste(band.resize((band.width, height), PIL.Image.Resampling.BICUBIC), (left, 0))
+
+    with ThreadPoolExecutor(RESIZE_THREADS) as threads:
+        deque(threads.map(along_rows, range(0, image.height, BAND_ROWS)), maxlen=0)
+        deque(threads.map(along_columns, range(0, width, BAND_COLUMNS)), maxlen=0)
+    return resized
 
 
 def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
