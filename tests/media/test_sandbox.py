@@ -106,6 +106,15 @@ def test_a_picture_that_needs_too_much_memory_is_refused_and_the_worker_lives():
     workers.close()
 
 
+@pytest.mark.parametrize("room_mib", [30, 36, 44, 60])
+def test_a_picture_with_room_for_itself_alone_is_resized_without_threads(room_mib):
+    workers = ImageWorkers(MediaSettings(workers=1, worker_memory_bytes=room_mib * MIB))
+    flat = encoded(PIL.Image.new("RGB", (2000, 2000), (9, 80, 200)), compress_level=1)
+    small = ResizeRule(min_pixels=65_536, max_pixels=1024 * 768)
+    assert workers.decode_now(Image(flat), small).pixels[::400, ::400].tolist() == [[[9, 80, 200]] * 3] * 3
+    workers.close()
+
+
 @pytest.mark.parametrize(("kind", "options"), [("WEBP", {"quality": 5, "method": 0}), ("JPEG", {"progressive": True})])
 def test_a_codec_that_would_run_out_of_memory_is_not_called_damaged(kind, options):
     workers = ImageWorkers(MediaSettings(workers=1, worker_memory_bytes=32 * MIB))

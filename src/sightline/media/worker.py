@@ -246,15 +246,22 @@ def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _resized(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
-    """`image.resize`, bit for bit; a large picture in bands, two at once.
+    """`image.resize`, bit for bit; a large picture in bands, which Pillow's order of passes allows for most shapes.
 
-    Pillow resizes along the rows and then along the columns, and no row of the first pass, no column of the second
-    knows of another. Where the height shrinks by more than twice as many pixels as the width, it begins with the
-    columns (13.0 and later); so tall a picture is left to it.
+    It resizes along the rows and then along the columns, but begins with the columns (13.0 and later) where the height
+    shrinks by more than twice as many pixels as the width; so tall a picture is left to it.
     """
     columns_first = image.height - height > max(0, 2 * (image.width - width))
-    if columns_first or image.width * image.height < LARGE_PIXELS:
-        return image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+    if not columns_first and image.width * image.height >= LARGE_PIXELS:
+        try:
+            return _resized_in_bands(image, width, height)
+        except (MemoryError, RuntimeError):  # no room for two bands, or for the stack of a thread
+            pass
+    return image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+
+
+def _resized_in_bands(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+    """Two bands at once: no row of the first pass, no column of the second knows of another."""
     narrowed = PIL.Image.new("RGB", (width, image.height))
     resized = PIL.Image.new("RGB", (width, height))
 
