@@ -14,6 +14,7 @@ SEED = "held-out"
 CANVASES = {
     "receipt": (256, 320),
     "unlisted_receipt": (256, 320),
+    "tight_receipt": (256, 320),
     "chart": (320, 256),
     "scene": (256, 256),
     "text": (256, 256),
@@ -34,8 +35,15 @@ class Trial:
     expected: str
 
 
-# Of receipts with names that are in no list, only what such names make harder is asked.
-UNLISTED = {"receipt.merchant": "unlisted.merchant", "receipt.price": "unlisted.price", "receipt.json": "unlisted.json"}
+# Of receipts with names that are in no list, or with lines as close as they come, only what that makes harder is asked.
+HARDER = {
+    "unlisted_receipt": {
+        "receipt.merchant": "unlisted.merchant",
+        "receipt.price": "unlisted.price",
+        "receipt.json": "unlisted.json",
+    },
+    "tight_receipt": {"receipt.price": "tight.price", "receipt.json": "tight.json"},
+}
 
 
 def trials(per_task: int, kinds: tuple[str, ...] = tuple(CANVASES)) -> dict[str, list[Trial]]:
@@ -46,7 +54,7 @@ def trials(per_task: int, kinds: tuple[str, ...] = tuple(CANVASES)) -> dict[str,
         number = 0
         while number < 40 or min(map(len, found.values())) < per_task:
             drawn = example(Random(f"{SEED}/{kind}/{number}"), kind, *CANVASES[kind])
-            for trial in _unlisted(_trials(drawn)) if kind == "unlisted_receipt" else _trials(drawn):
+            for trial in _renamed(_trials(drawn), HARDER[kind]) if kind in HARDER else _trials(drawn):
                 found.setdefault(trial.task, []).append(trial)
             number += 1
         for task, all_found in found.items():
@@ -54,8 +62,8 @@ def trials(per_task: int, kinds: tuple[str, ...] = tuple(CANVASES)) -> dict[str,
     return {task: found[:per_task] for task, found in by_task.items()}
 
 
-def _unlisted(found: list[Trial]) -> list[Trial]:
-    return [replace(trial, task=UNLISTED[trial.task]) for trial in found if trial.task in UNLISTED]
+def _renamed(found: list[Trial], names: dict[str, str]) -> list[Trial]:
+    return [replace(trial, task=names[trial.task]) for trial in found if trial.task in names]
 
 
 def _trials(drawn: Example) -> list[Trial]:

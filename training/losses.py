@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from .model import DemoModel, Seen, Shape
 from .packing import Batch, tree_mask
-from .pictures.labels import CLASSES, GLYPHS_PER_PATCH, Find, Link
+from .pictures.labels import CLASSES, GLYPHS_PER_PATCH, Find, Half, Link
 
 GLYPHS_PER_TOKEN = 4 * GLYPHS_PER_PATCH
+GLYPHS_PER_HALF = 2 * GLYPHS_PER_PATCH
 GLANCE_HEADS = slice(0, 2)
+HALF_HEADS = {Half.UPPER: slice(0, 1), Half.LOWER: slice(1, 2)}  # of the answer's layers: the half that each reads
 QUESTION_LAYER = 1
 ANSWER_LAYERS = (2, 3)
 NOTHING_WEIGHT = 0.15  # of the class "nothing here", which is most of every picture
@@ -23,8 +25,9 @@ LINK_HEADS = {
     Link.PREVIOUS: slice(4, 5),
 }
 LINK_WEIGHT, PLACE_WEIGHT = 0.5, 4.0
-LABEL_WEIGHT, ANSWER_GLANCE_WEIGHT, QUESTION_GLANCE_WEIGHT = 0.5, 0.25, 0.2
-SIDES_WEIGHT = 4.0
+LABEL_WEIGHT, ANSWER_GLANCE_WEIGHT, QUESTION_GLANCE_WEIGHT = 0.5, 0.4, 0.2
+SIDES_WEIGHT, HALVES_WEIGHT = 4.0, 1.0
+CROWDED_WEIGHT = 3.0  # of what is read off a token that holds two lines: rare, and where nearly all mistakes are
 
 
 class LabelHeads(nn.Module):
@@ -36,6 +39,13 @@ class LabelHeads(nn.Module):
         self.token = nn.Linear(shape.text.hidden, (GLYPHS_PER_TOKEN + Find.SIDE) * CLASSES)
         self.place = nn.Linear(shape.text.hidden, 6)
         self.sides = nn.Linear(shape.text.hidden, 4)
+        self.halves = nn.ModuleDict(
+            {
+                f"{n}-{half}": nn.Linear(shape.text.head_dim, GLYPHS_PER_HALF * CLASSES)
+                for n in ANSWER_LAYERS
+                for half in HALF_HEADS
+            }
+        )
 
     def forward(self, seen: Seen, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, patches, _ = batch.patch_labels.shape
@@ -87,27 +97,77 @@ def answer(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
     mask = tree_mask(batch.segments)
     hidden = model.read(batch.ids, batch.positions, mask, seen, batch.visible)
     answered = batch.targets >= 0
-    logits, targets, weights = model.logits(hidden[answered]).float(), batch.targets[answered], batch.weights[answered]
+    all_weights = _weights(batch)
+    logits, targets, weights = model.logits(hidden[answered]).float(), batch.targets[answered], all_weights[answered]
     each = F.cross_entropy(logits, targets, reduction="none")
     answer_loss = (each * weights).sum() / weights.sum()
     layers = [layer.self_attn for layer in model.model.language_model.layers]
     glances = [
-        _glance(layers[n].recorded, GLANCE_HEADS, batch.answer_glances, batch.weights, mask) for n in ANSWER_LAYERS
+        _glance(layers[n].recorded, head, _in_half(batch, half), all_weights, mask)
+        for n in ANSWER_LAYERS
+        for half, head in HALF_HEADS.items()
     ]
     question_loss, question_mass = _glance(
         layers[QUESTION_LAYER].recorded, GLANCE_HEADS, batch.question_glances, torch.ones_like(batch.weights), mask
     )
-    glance_loss = ANSWER_GLANCE_WEIGHT * sum(loss for loss, _ in glances) + QUESTION_GLANCE_WEIGHT * question_loss
+    glance_loss = ANSWER_GLANCE_WEIGHT / 2 * sum(loss for loss, _ in glances) + QUESTION_GLANCE_WEIGHT * question_loss
     sides_error = _sides_error(heads, hidden, batch)
+    halves_loss, halves_right = _halves_loss(model, heads, batch)
     figures |= {
         "sides_error": sides_error.detach(),
+        "halves_right": halves_right,
         "answer_loss": answer_loss.detach(),
         "token_right": (logits.argmax(-1) == targets).float().mean(),
         "glance": sum(mass for _, mass in glances) / len(glances),
         "question_glance": question_mass,
     }
     seen_loss = LABEL_WEIGHT * (label_loss + LINK_WEIGHT * link_loss)
-    return Lesson(answer_loss + seen_loss + glance_loss + SIDES_WEIGHT * sides_error, figures)
+    told_loss = SIDES_WEIGHT * sides_error + HALVES_WEIGHT * halves_loss
+    return Lesson(answer_loss + seen_loss + glance_loss + told_loss, figures)
+
+
+def _seen_tokens(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns of what is read off a picture, and from which visual token.
+
+    These are numbered through all pictures of the batch, as their labels are.
+    """
+    rows, columns = (batch.answer_glances >= 0).nonzero(as_tuple=True)
+    number = (batch.visible.flatten().cumsum(0) - 1).view_as(batch.ids)
+    return rows, columns, number[rows, batch.answer_glances[rows, columns]]
+
+
+def _weights(batch: Batch) -> Tensor:
+    """The answers' weights, higher where two lines lie in the token that is read."""
+    rows, columns, seen = _seen_tokens(batch)
+    labels = batch.token_labels.flatten(0, 1)[seen]
+    crowded = (labels[:, Find.ROLE] > 0) & (labels[:, Find.LOWER_ROLE] > 0)
+    weights = batch.weights.clone()
+    weights[rows[crowded], columns[crowded]] *= CROWDED_WEIGHT
+    return weights
+
+
+def _in_half(batch: Batch, half: Half) -> Tensor:
+    """Where the head of this half is to look: at what lies in it, else away, at the first token of the prompt.
+
+    Both lines of a token that holds two reach the decoder at once; one head for each keeps them apart.
+    """
+    elsewhere = (batch.answer_glances >= 0) & (batch.answer_halves == (Half.LOWER - half))
+    return batch.answer_glances.masked_fill(elsewhere, 0)
+
+
+def _halves_loss(model: DemoModel, heads: LabelHeads, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The head of a half hands over that half's letters, which its share of 32 numbers has no room for otherwise."""
+    glyphs = batch.patch_labels.reshape(-1, 4, GLYPHS_PER_PATCH)
+    losses, rights = [], []
+    for n in ANSWER_LAYERS:
+        values = model.model.language_model.layers[n].self_attn.values
+        for half, head in HALF_HEADS.items():
+            given = values[:, head.start][batch.visible]
+            logits = heads.halves[f"{n}-{half}"](given).view(len(given), GLYPHS_PER_HALF, CLASSES)
+            loss, right = _label_loss(logits, glyphs[:, 2 * half : 2 * half + 2].reshape(len(given), -1))
+            losses.append(loss)
+            rights.append(right)
+    return sum(losses) / len(losses), sum(rights) / len(rights)
 
 
 def _sides_error(heads: LabelHeads, hidden: Tensor, batch: Batch) -> Tensor:
@@ -115,10 +175,7 @@ def _sides_error(heads: LabelHeads, hidden: Tensor, batch: Batch) -> Tensor:
 
     Digits alone teach the decoder the hundreds of a side and leave its tens to chance.
     """
-    rows, columns = (batch.answer_glances >= 0).nonzero(as_tuple=True)
-    # Visual tokens are numbered through all pictures of the batch, as their labels are.
-    number = (batch.visible.flatten().cumsum(0) - 1).view_as(batch.ids)
-    seen = number[rows, batch.answer_glances[rows, columns]]
+    rows, columns, seen = _seen_tokens(batch)
     on_object = batch.token_labels[..., Find.OBJECT].flatten()[seen] > 0
     wanted = batch.places.flatten(0, 1)[seen[on_object], 2:]
     if len(wanted) == 0:

@@ -204,7 +204,7 @@ class RMSNorm(nn.Module):
 
 
 class TextAttention(nn.Module):
-    """`recorded` as in the vision tower."""
+    """`recorded` as in the vision tower; `values` are what those who look here are given."""
 
     def __init__(self, shape: TextShape) -> None:
         super().__init__()
@@ -216,6 +216,7 @@ class TextAttention(nn.Module):
         self.q_norm = RMSNorm(shape.head_dim, shape.norm_eps)
         self.k_norm = RMSNorm(shape.head_dim, shape.norm_eps)
         self.recorded: tuple[Tensor, Tensor] | None = None
+        self.values: Tensor | None = None
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: list[Tensor] | None) -> Tensor:
         batch, length, _ = x.shape
@@ -231,7 +232,7 @@ class TextAttention(nn.Module):
         group = self.shape.heads // self.shape.kv_heads
         if group > 1:
             key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-        self.recorded = query, key
+        self.recorded, self.values = (query, key), value
         mixed = _attend(query, key, value, bias)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
 

@@ -17,7 +17,7 @@ from sightline.tasks.asking import instructions
 from sightline.tasks.catalogue import find
 from sightline.types import Text
 
-from .pictures.labels import TOKEN_PX, box_sides
+from .pictures.labels import TOKEN_PX, Half, box_sides
 from .pictures.page import Picture
 from .pictures.questions import Example, Question, Spoken, say
 
@@ -55,6 +55,7 @@ class Sequence:
     segments: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)  # of the loss when this token is predicted; 0 in questions
     seen_in: list[int] = field(default_factory=list)  # sequence index of the visual token this token was read from
+    halves: list[int] = field(default_factory=list)  # Half of that visual token
     decided: list[bool] = field(default_factory=list)  # this token is part of a verdict
     images: list[int] = field(default_factory=list)  # sequence indices of the visual tokens
     next_position: int = 0
@@ -73,6 +74,7 @@ class Batch:
     targets: Tensor  # the next token where it belongs to an answer, else -100
     weights: Tensor
     answer_glances: Tensor  # where the next token is to be seen, or -1
+    answer_halves: Tensor  # in which Half of it
     question_glances: Tensor  # where this question token is to be seen, or -1
     visible: Tensor  # bool: this is a visual token
 
@@ -96,7 +98,7 @@ class Packer:
 
     def pack(self, rng: Random, example: Example) -> Sequence:
         """All questions of an example that fit, in one sequence."""
-        sequence, tokens = Sequence(), example.mark_tokens
+        sequence, marks = Sequence(), list(zip(example.mark_tokens, example.mark_halves, strict=True))
         chosen = self._choose(rng, example)
         opener = self._opener(rng, chosen) if rng.random() < CHAT_SHARE else None
         system = rng.choice(SYSTEMS) if rng.random() < SYSTEM_SHARE else ""
@@ -115,8 +117,8 @@ class Packer:
             branches, lead = chosen, ""
         else:
             if not question_first:
-                self._spoken(sequence, opener.wording, tokens, 0)
-            self._reply(sequence, opener.answer, tokens, 0)
+                self._spoken(sequence, opener.wording, marks, 0)
+            self._reply(sequence, opener.answer, marks, 0)
             self._text(sequence, "\n")
             branches = [*opener.follow_ups, *(question for question in chosen if question is not opener)]
             lead = "<|im_start|>user\n"
@@ -127,8 +129,8 @@ class Packer:
                 continue
             sequence.next_position = position
             self._text(sequence, lead, segment)
-            self._spoken(sequence, question.wording, tokens, segment)
-            self._reply(sequence, question.answer, tokens, segment)
+            self._spoken(sequence, question.wording, marks, segment)
+            self._reply(sequence, question.answer, marks, segment)
         return sequence
 
     def batch(self, sequences: list[Sequence], examples: list[Example]) -> Batch:
@@ -137,6 +139,7 @@ class Packer:
         ids, segments = np.full(shape, self.pad, np.int64), np.full(shape, -1, np.int64)
         targets, weights = np.full(shape, -100, np.int64), np.zeros(shape, np.float32)
         answer_glances, question_glances = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+        answer_halves = np.full(shape, Half.BOTH, np.int64)
         positions = np.zeros((3, *shape), np.int64)
         for row, sequence in enumerate(sequences):
             size = len(sequence.ids)
@@ -147,6 +150,7 @@ class Packer:
             weights[row, : size - 1] = weight[1:]
             targets[row, : size - 1] = np.where(answered[1:], sequence.ids[1:], -100)
             answer_glances[row, : size - 1] = np.where(answered[1:], seen_in[1:], -1)
+            answer_halves[row, : size - 1] = sequence.halves[1:]
             question_glances[row, :size] = np.where(answered, -1, seen_in)
         pictures = [picture for example in examples for picture in example.pictures]
         patch_labels = [_merge_order(picture.patch_labels) for picture in pictures]
@@ -155,7 +159,7 @@ class Packer:
             *_tensors(np.stack([_links(picture.patch_links) for picture in pictures])),
             *_tensors(np.stack([picture.token_labels for picture in pictures])),
             *_tensors(np.stack([_places(picture) for picture in pictures])),
-            *_tensors(ids, positions, segments, targets, weights, answer_glances, question_glances),
+            *_tensors(ids, positions, segments, targets, weights, answer_glances, answer_halves, question_glances),
             visible=torch.from_numpy(ids == self._image),
         )
 
@@ -202,11 +206,11 @@ class Packer:
     def _text(self, sequence: Sequence, text: str, segment: int = 0) -> None:
         self._spoken(sequence, say(text), [], segment)
 
-    def _reply(self, sequence: Sequence, answer: Spoken, tokens: list[int], segment: int) -> None:
+    def _reply(self, sequence: Sequence, answer: Spoken, marks: list[tuple[int, int]], segment: int) -> None:
         """`<|im_end|>`, the assistant's turn and its end; only the answer and its end are learnt."""
         self._text(sequence, "<|im_end|>\n<|im_start|>assistant\n", segment)
         first = len(sequence.ids)
-        self._spoken(sequence, answer, tokens, segment)
+        self._spoken(sequence, answer, marks, segment)
         self._text(sequence, "<|im_end|>", segment)
         size = len(sequence.ids) - first
         base, seen = size**ANSWER_WEIGHT, sequence.seen_in[first:]
@@ -216,7 +220,7 @@ class Packer:
             for at, verdict in zip(seen, decided, strict=True)
         ]
 
-    def _spoken(self, sequence: Sequence, spoken: Spoken, tokens: list[int], segment: int) -> None:
+    def _spoken(self, sequence: Sequence, spoken: Spoken, marks: list[tuple[int, int]], segment: int) -> None:
         encoding = self._tokenizer.encode(spoken.text, add_special_tokens=False)
         first, count = sequence.next_position, len(encoding.ids)
         sequence.ids += encoding.ids
@@ -226,15 +230,17 @@ class Packer:
         for number, (start, end) in enumerate(encoding.offsets):
             mark = max(spoken.marks[start:end], default=-1)
             sequence.decided[number - count] = any(spoken.decides[start:end])
-            token = tokens[mark] if mark >= 0 else -1
+            token, half = marks[mark] if mark >= 0 else (-1, Half.BOTH)
             if token >= 0:
                 sequence.seen_in[number - count] = sequence.images[token]
+                sequence.halves[number - count] = half
 
     @staticmethod
     def _plain(sequence: Sequence, count: int, segment: int) -> None:
         sequence.segments += [segment] * count
         sequence.weights += [0.0] * count
         sequence.seen_in += [-1] * count
+        sequence.halves += [Half.BOTH] * count
         sequence.decided += [False] * count
 
 

@@ -39,7 +39,15 @@ SAVE_EVERY_S, SHOW_EVERY_STEPS = 180, 20
 LONGEST_STEP_S = 30  # what a step took beyond this, it was paused (SIGSTOP) and does not count as training
 
 CANVASES = [(256, 320), (320, 256), (224, 320), (288, 288), (256, 256)]
-KINDS = {"receipt": 0.38, "unlisted_receipt": 0.03, "chart": 0.14, "scene": 0.18, "text": 0.05, "form": 0.22}
+KINDS = {
+    "receipt": 0.18,
+    "tight_receipt": 0.12,
+    "unlisted_receipt": 0.04,
+    "chart": 0.18,
+    "scene": 0.18,
+    "text": 0.07,
+    "form": 0.23,
+}
 PAIRS = {"two_receipts": 0.75, "two_scenes": 0.25}
 PAIR_SHARE = 0.14  # of the batches
 BATCH = 8

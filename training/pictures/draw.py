@@ -9,8 +9,8 @@ from . import charts, numbers, pages, pairs, receipts, scenes
 from .questions import Example
 
 
-def _receipt(rng: Random, width: int, height: int, unlisted: float = 0.0) -> Example:
-    receipt = receipts.draw(rng, width, height, unlisted=unlisted)
+def _receipt(rng: Random, width: int, height: int, unlisted: float = 0.0, *, tight: bool = False) -> Example:
+    receipt = receipts.draw(rng, width, height, unlisted=unlisted, tight=tight)
     return Example((receipt.picture,), tuple(receipts.questions(rng, receipt)))
 
 
@@ -27,6 +27,7 @@ def _scene(rng: Random, width: int, height: int) -> Example:
 KINDS: dict[str, Callable[[Random, int, int], Example]] = {
     "receipt": _receipt,
     "unlisted_receipt": partial(_receipt, unlisted=0.6),
+    "tight_receipt": partial(_receipt, tight=True),
     "chart": _chart,
     "scene": _scene,
     "text": pages.text_lines,

@@ -19,7 +19,10 @@ FIFTY = 50  # answers give the sides of a box in these steps
 
 
 class Find(IntEnum):
-    """Columns of a token's label row: what a question may look for at this token."""
+    """Columns of a token's label row: what a question may look for at this token.
+
+    Two lines of text can lie in one token. What is said of text is therefore said of the token's upper or lower half.
+    """
 
     ROLE = 0
     PARTNER_FIRST = 1  # a price or a bar's value carries letters of its name: two first ones and, below, the last
@@ -29,8 +32,28 @@ class Find(IntEnum):
     BOX = 5  # x0, y0, x1, y1 in fifties of 0-1000: four columns
     PARTNER_LAST = 9  # years differ in nothing else
     PREVIOUS = 10  # the object to the left of this one
-    SIDE = 11  # x0, y0, x1, y1 in 0-1000, in tens: four columns, taught as a distance and not told as classes
-    WIDTH = 15
+    LOWER_ROLE = 11
+    LOWER_FIRST = 12
+    LOWER_SECOND = 13
+    LOWER_LAST = 14
+    SIDE = 15  # x0, y0, x1, y1 in 0-1000, in tens: four columns, taught as a distance and not told as classes
+    WIDTH = 19
+
+
+LOWER = {
+    Find.ROLE: Find.LOWER_ROLE,
+    Find.PARTNER_FIRST: Find.LOWER_FIRST,
+    Find.PARTNER_SECOND: Find.LOWER_SECOND,
+    Find.PARTNER_LAST: Find.LOWER_LAST,
+}
+
+
+class Half(IntEnum):
+    """The part of a visual token that a mark lies in; an object's centre stands for the whole token."""
+
+    UPPER = 0
+    LOWER = 1
+    BOTH = 2
 
 
 class Role(IntEnum):

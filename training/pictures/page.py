@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from .labels import GLYPHS_PER_PATCH, PATCH_PX, TOKEN_PX, Find, Link, glyph_class, partner
+from .labels import GLYPHS_PER_PATCH, LOWER, PATCH_PX, TOKEN_PX, Find, Half, Link, glyph_class, partner
 
 Colour = tuple[int, int, int]
 
@@ -60,6 +60,7 @@ class Picture:
     # (len(Link), height/16, width/16): patch, counted row by row, where what this one is linked to begins; else -1.
     patch_links: NDArray[np.int32]
     mark_tokens: NDArray[np.int32]  # visual token of every mark; -1 when it left the picture
+    mark_halves: NDArray[np.int32]  # Half of that token
 
 
 @cache
@@ -125,7 +126,7 @@ class Page:
                     self._areas.append((row, column, first_class, second_class))
 
     def note(self, marks: Iterable[int], finds: Mapping[int, int]) -> None:
-        """Label the visual tokens of these marks; later notes win."""
+        """Label the visual tokens of these marks, or their halves; later notes win."""
         self._notes.extend((mark, finds) for mark in marks)
 
     def link(self, value: Drawn, name: Drawn) -> None:
@@ -160,12 +161,15 @@ class Page:
             pixels = np.clip(pixels.astype(np.int16) + (grain * int(noise) >> 7), 0, 255).astype(np.uint8)
         places = [self._turned(x, y, turn_deg) for x, y, _ in self._marks]
         mark_tokens = np.array([self._token_at(x, y) for x, y in places], np.int32)
+        lower = [int(y // PATCH_PX) % 2 for _, y in places]
+        halves = [half if glyph else Half.BOTH for half, (_, _, glyph) in zip(lower, self._marks, strict=True)]
         return Picture(
             pixels,
             self._patch_labels(places),
-            self._token_labels(mark_tokens),
+            self._token_labels(mark_tokens, lower),
             self._patch_links(places),
             mark_tokens,
+            np.array(halves, np.int32),
         )
 
     def _turned(self, x: float, y: float, turn_deg: float) -> tuple[float, float]:
@@ -192,12 +196,12 @@ class Page:
             labels[patch] = (classes + [0] * GLYPHS_PER_PATCH)[:GLYPHS_PER_PATCH]
         return labels
 
-    def _token_labels(self, mark_tokens: NDArray[np.int32]) -> NDArray[np.uint8]:
+    def _token_labels(self, mark_tokens: NDArray[np.int32], lower: Sequence[int]) -> NDArray[np.uint8]:
         labels = np.zeros((self.height // TOKEN_PX * (self.width // TOKEN_PX), Find.WIDTH), np.uint8)
         for mark, finds in self._notes:
             if mark_tokens[mark] >= 0:
                 for column, value in finds.items():
-                    labels[mark_tokens[mark], column] = value
+                    labels[mark_tokens[mark], LOWER.get(column, column) if lower[mark] else column] = value
         return labels
 
     def _patch_links(self, places: list[tuple[float, float]]) -> NDArray[np.int32]:

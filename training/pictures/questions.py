@@ -69,6 +69,10 @@ class Example:
             tokens += [base + int(token) if token >= 0 else -1 for token in picture.mark_tokens]
         return tokens
 
+    @property
+    def mark_halves(self) -> list[int]:
+        return [int(half) for picture in self.pictures for half in picture.mark_halves]
+
 
 def say(*pieces: Piece, truth: str = "") -> Spoken:
     text, marks, decides = "", [], []

@@ -22,13 +22,13 @@ class Receipt:
     lines: tuple[tuple[Piece, ...], ...]  # the whole text, line by line
 
 
-def draw(rng: Random, width: int, height: int, *, unlisted: float = 0.0) -> Receipt:
-    """`unlisted`: the share of shops and goods whose names are in no list."""
+def draw(rng: Random, width: int, height: int, *, unlisted: float = 0.0, tight: bool = False) -> Receipt:
+    """`unlisted`: the share of shops and goods whose names are in no list. `tight`: lines as close as they come."""
     paper = rng.randint(222, 255)
     page = Page(rng, width, height, (paper, paper, paper - rng.randint(0, 12)))
     regular, bold = pick_family(rng)
     ink = grey(rng.randint(0, 60))
-    goods = pick_goods(rng, height, unlisted)
+    goods = pick_goods(rng, height, unlisted, most=tight)
     merchant = pick_merchant(rng, unlisted)
     date = words.date(rng)
     total_cents = sum(cents for _, cents in goods)
@@ -41,7 +41,8 @@ def draw(rng: Random, width: int, height: int, *, unlisted: float = 0.0) -> Rece
     while text_width(bold, head, merchant) > width - 12:
         head -= 1
     room = (height - 26 - head) // (len(goods) + 4)
-    pitch = rng.randint(max(size + 4, min(size + 9, room)), max(size + 4, min(size + 14, room)))
+    closest, widest_apart = (size + 4, size + 8) if tight else (min(size + 9, room), min(size + 14, room))
+    pitch = rng.randint(max(size + 4, closest), max(size + 4, widest_apart))
     left, right = rng.randint(6, 20), width - rng.randint(6, 20)
     y = rng.randint(4, max(4, min(14, height - ((len(goods) + 4) * pitch + head + 12))))
     ruled = rng.random() < 0.6
@@ -117,9 +118,10 @@ def pick_merchant(rng: Random, unlisted: float = 0.0) -> str:
     return f"{first} {rng.choice(words.SHOP_SECOND)}"
 
 
-def pick_goods(rng: Random, height: int, unlisted: float = 0.0) -> list[tuple[str, int]]:
-    """Two to four goods with different names and their prices in cents."""
-    count = rng.randint(3, 4) if height >= 280 else rng.randint(2, 3)
+def pick_goods(rng: Random, height: int, unlisted: float = 0.0, *, most: bool = False) -> list[tuple[str, int]]:
+    """Two to four goods with different names and their prices in cents; as many as there may be where `most`."""
+    highest = 4 if height >= 280 else 3
+    count = highest if most else rng.randint(highest - 1, highest)
     names: list[str] = []
     while len(names) < count:
         name = words.invented_word(rng) if rng.random() < unlisted else rng.choice(words.GOODS)
