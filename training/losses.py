@@ -29,6 +29,8 @@ LABEL_WEIGHT, ANSWER_GLANCE_WEIGHT, QUESTION_GLANCE_WEIGHT = 0.5, 0.4, 0.2
 SIDES_WEIGHT, HALVES_WEIGHT = 4.0, 1.0
 CROWDED_WEIGHT = 3.0  # of what is read off a token that holds two lines: rare, and where nearly all mistakes are
 
+SeenAt = tuple[Tensor, Tensor, Tensor]  # what `_seen_tokens` gives
+
 
 class LabelHeads(nn.Module):
     """Linear readers of the vision tower and of the decoder, dropped on export."""
@@ -97,7 +99,8 @@ def answer(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
     mask = tree_mask(batch.segments)
     hidden = model.read(batch.ids, batch.positions, mask, seen, batch.visible)
     answered = batch.targets >= 0
-    all_weights = _weights(batch)
+    seen_at = _seen_tokens(batch)
+    all_weights = _weights(batch, seen_at)
     logits, targets, weights = model.logits(hidden[answered]).float(), batch.targets[answered], all_weights[answered]
     each = F.cross_entropy(logits, targets, reduction="none")
     answer_loss = (each * weights).sum() / weights.sum()
@@ -111,7 +114,7 @@ def answer(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
         layers[QUESTION_LAYER].recorded, GLANCE_HEADS, batch.question_glances, torch.ones_like(batch.weights), mask
     )
     glance_loss = ANSWER_GLANCE_WEIGHT / 2 * sum(loss for loss, _ in glances) + QUESTION_GLANCE_WEIGHT * question_loss
-    sides_error = _sides_error(heads, hidden, batch)
+    sides_error = _sides_error(heads, hidden, batch, seen_at)
     halves_loss, halves_right = _halves_loss(model, heads, batch)
     figures |= {
         "sides_error": sides_error.detach(),
@@ -126,7 +129,7 @@ def answer(model: DemoModel, heads: LabelHeads, batch: Batch) -> Lesson:
     return Lesson(answer_loss + seen_loss + glance_loss + told_loss, figures)
 
 
-def _seen_tokens(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def _seen_tokens(batch: Batch) -> SeenAt:
     """Rows and columns of what is read off a picture, and from which visual token.
 
     These are numbered through all pictures of the batch, as their labels are.
@@ -136,9 +139,9 @@ def _seen_tokens(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return rows, columns, number[rows, batch.answer_glances[rows, columns]]
 
 
-def _weights(batch: Batch) -> Tensor:
+def _weights(batch: Batch, seen_at: SeenAt) -> Tensor:
     """The answers' weights, higher where two lines lie in the token that is read."""
-    rows, columns, seen = _seen_tokens(batch)
+    rows, columns, seen = seen_at
     labels = batch.token_labels.flatten(0, 1)[seen]
     crowded = (labels[:, Find.ROLE] > 0) & (labels[:, Find.LOWER_ROLE] > 0)
     weights = batch.weights.clone()
@@ -170,12 +173,12 @@ def _halves_loss(model: DemoModel, heads: LabelHeads, batch: Batch) -> tuple[Ten
     return sum(losses) / len(losses), sum(rights) / len(rights)
 
 
-def _sides_error(heads: LabelHeads, hidden: Tensor, batch: Batch) -> Tensor:
+def _sides_error(heads: LabelHeads, hidden: Tensor, batch: Batch, seen_at: SeenAt) -> Tensor:
     """Mean distance, in picture sides, of the box of the object that the next token is read from.
 
     Digits alone teach the decoder the hundreds of a side and leave its tens to chance.
     """
-    rows, columns, seen = _seen_tokens(batch)
+    rows, columns, seen = seen_at
     on_object = batch.token_labels[..., Find.OBJECT].flatten()[seen] > 0
     wanted = batch.places.flatten(0, 1)[seen[on_object], 2:]
     if len(wanted) == 0:

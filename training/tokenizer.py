@@ -109,6 +109,7 @@ def build() -> Tokenizer:
     return tokenizer
 
 
+@cache
 def fingerprint() -> str:
     """Changes when any token gets another number, as a wording with a new character makes many do."""
     return sha256(build().to_str().encode()).hexdigest()[:16]

@@ -186,7 +186,8 @@ class Trainer:
         if not path.exists():
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if state.get("vocabulary", words := tokenizer.fingerprint()) != words:
+        words = tokenizer.fingerprint()
+        if state.get("vocabulary", words) != words:
             raise SystemExit(
                 f"{path} was trained with vocabulary {state['vocabulary']}, the wordings now make {words}: keep to "
                 "characters that they had, or start anew with --adopt"

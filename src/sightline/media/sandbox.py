@@ -270,7 +270,7 @@ class _Worker:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 cwd="/",
-                env=dict(ENVIRONMENT),
+                env=ENVIRONMENT,
                 start_new_session=True,  # Ctrl-C is for the server, which lets running work finish
             )
         except OSError:
