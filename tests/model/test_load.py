@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from own_kernels import needs_own
 from sightline.errors import CheckpointError
 from sightline.model.checkpoint import Checkpoint
 from sightline.model.config import ModelConfig
@@ -195,6 +198,25 @@ def test_a_model_that_has_rested_computes_the_same(tmp_path: Path, precision: Pr
     after = model.vision.encode(pixels).main, read(model.language).logits
     for found, expected in zip(after, before, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@needs_own
+def test_weights_leave_their_file_for_pages_of_our_own_and_answers_stay(tmp_path: Path):
+    folder = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    model = load(folder, settings(tmp_path))
+    before = read(model.language).logits
+    deadline = time.monotonic() + 30
+    while mapped_bytes(folder / "model.safetensors") >= 4 << 20:  # less than a huge page at either end
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    np.testing.assert_array_equal(read(model.language).logits, before)
+
+
+def mapped_bytes(path: Path) -> int:
+    """How many bytes of this process's memory are a file's."""
+    lines = (line.split() for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines())
+    spans = [words[0].split("-") for words in lines if words[-1] == str(path)]
+    return sum(int(end, 16) - int(start, 16) for start, end in spans)
 
 
 def test_the_smallest_picture_can_be_encoded_after_a_rest(tmp_path: Path):

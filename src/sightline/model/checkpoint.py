@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sightline.errors import CheckpointError
 from sightline.model.config import ModelConfig
+from sightline.model.pages import ask_for_pages, release_pages
 
 # bf16 has no numpy type: it is kept as its bits. F8_E4M3 checkpoints are refused by name in `_Header.read`.
 _DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "I8": np.int8, "U8": np.uint8, "I64": np.int64}
@@ -38,6 +39,12 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         return self.data.nbytes
+
+    def samples(self) -> Iterator[NDArray[np.uint8]]:
+        """The first, the middle and the last 4 KiB."""
+        raw = self.data.reshape(-1).view(np.uint8)
+        for start in (0, len(raw) // 2, max(0, len(raw) - _SAMPLE_BYTES)):
+            yield raw[start : start + _SAMPLE_BYTES]
 
     def float32(self) -> NDArray[np.float32]:
         """The values as float32; exact for every stored type."""
@@ -97,49 +104,25 @@ class Checkpoint:
     def digest(self) -> str:
         """32 hex digits that name these weights: every header, file size and time, and samples of every tensor.
 
-        Reading 4 GB to hash it all would cost seconds at each start; the first, middle and last 4 KiB of every
-        tensor, with the file's size and modification time, notice what really happens to checkpoint files.
+        Reading 4 GB to hash it all would cost seconds at each start; the samples, with the file's size and
+        modification time, notice what really happens to checkpoint files.
         """
         state = hashlib.blake2b(digest_size=16)
         state.update((self.folder / "config.json").read_bytes())
         for path in sorted({t.file for t in self.tensors.values()}):
             info = path.stat()
             state.update(f"{path.name} {info.st_size} {info.st_mtime_ns}".encode())
-        for name in sorted(self.tensors):
-            tensor = self.tensors[name]
+        named = sorted(self.tensors.items())
+        ask_for_pages(sample for _, tensor in named for sample in tensor.samples())
+        for name, tensor in named:
             state.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-            raw = tensor.data.reshape(-1).view(np.uint8)
-            middle = len(raw) // 2
-            for start in (0, middle, max(0, len(raw) - _SAMPLE_BYTES)):
-                state.update(raw[start : start + _SAMPLE_BYTES].tobytes())
+            for sample in tensor.samples():
+                state.update(sample.tobytes())
         return state.hexdigest()
 
     def release(self) -> None:
         """Give the mapped pages back to the system; they are read again from the file if anyone asks."""
         release_pages(self.maps)
-
-
-def release_pages(maps: Iterable[Array]) -> None:
-    """Drop the resident pages of private file maps, or of views of them, that were never written to."""
-    import mmap
-
-    for array in maps:
-        mapping = map_of(array)
-        if mapping is not None:
-            start = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
-            first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-            if first < start + array.nbytes:  # else it lies within one page
-                mapping.madvise(mmap.MADV_DONTNEED, first, start + array.nbytes - first)
-
-
-def map_of(array: Array) -> Any:
-    """The file map (mmap.mmap) that an array is a view of, or None."""
-    import mmap
-
-    mapping: Any = array
-    while isinstance(mapping, np.ndarray):
-        mapping = mapping.base
-    return mapping if isinstance(mapping, mmap.mmap) else None
 
 
 def read_safetensors(path: Path) -> tuple[Array, dict[str, Tensor]]:

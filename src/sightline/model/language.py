@@ -83,7 +83,6 @@ class LanguageModel:
         self._rotary = TextRotary(text.head_dim, text.rope_theta, text.mrope_section)
         model = build(config, weights, kernels)
         self.compiled = kernels.compile(model, kernels.language)
-        self._head_is_mapped = _is_mapped_head(text, weights, kernels)
         self._request = self.compiled.create_infer_request()
         self._pools: list[ov.Tensor] = []
         self._rows_read = 0  # rows of the mapped embedding table since its pages were last given back
@@ -135,7 +134,7 @@ class LanguageModel:
     def _release(self) -> None:
         if self._kernels.own is None:
             self._weights.release()
-        elif not self._head_is_mapped:
+        elif not _is_head(EMBEDDING, self._weights):
             self._weights.release(EMBEDDING)
 
     def _pack(self, slices: Sequence[Slice]) -> dict[str, Any]:
@@ -200,11 +199,9 @@ class LanguageModel:
         return [blocks, *(d.get_length() for d in list(port.get_partial_shape())[1:])]
 
 
-def _is_mapped_head(text: TextConfig, weights: Weights, kernels: Kernels) -> bool:
-    """Whether the output head is read from the embedding table's own map, which then has to stay."""
-    if head_name(weights.checkpoint) != EMBEDDING or weights.is_lossless(EMBEDDING) or kernels.own is None:
-        return False
-    return not kernels.own.copied(weights.matrix(EMBEDDING, text.vocab, text.hidden).data)
+def _is_head(table: str, weights: Weights) -> bool:
+    """Whether the output head is read from the pages of this embedding table, which then have to stay."""
+    return head_name(weights.checkpoint) == table and not weights.is_lossless(table)
 
 
 def padded_size(tokens: int) -> int:

@@ -30,6 +30,7 @@ from sightline.settings import EngineSettings
 
 _RELEASE_EVERY_S = 0.2  # every 0.05 s cost 2 s of processor time in page faults (2B int8), this costs 0.2 GB at most
 _WARM_MOE_TOKENS = 512
+_WARM_SIDE_PX = 256  # the plugin repacks weights for pictures of some size; ours are computed with as they lie
 _WARM_STEPS = (16, 8, 4, 2, 1)  # rows of the steps that write answers: several of them, or one with guesses
 _KV_SHARE = 4  # by default the KV pools may grow to this part (1/n) of the memory free after loading
 _KV_MOST = 4 << 30
@@ -71,7 +72,7 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
     threads = settings.threads or read_machine().cores
     chosen = k.choose(settings.precision, threads, config, settings.own_kernels)
     weights, as_stored = _weights(checkpoint, settings, chosen, progress)
-    with _releasing(weights) if chosen.own is None else nullcontext():  # ours take no copies but in an arena
+    with _releasing(weights) if chosen.own is None else nullcontext():  # ours read weights where they lie
         tell("compiling", 0.0)
         vision_tower = _beside(lambda: _warm_vision(config, weights, chosen))
         language = LanguageModel(config, weights, chosen)
@@ -91,6 +92,8 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
     )
     if settings.precision != "exact":
         checkpoint.release()  # of it only the patch embedding is read again
+    if chosen.own is not None:
+        _beside(chosen.own.move_weights)
     trim_heap()  # 90 MB that reading a tokenizer of 150,000 words leaves behind
     tell("ready", 1.0)
     return model
@@ -151,7 +154,8 @@ def _check_control_tokens(config: ModelConfig, tokenizer: Tokenizer, folder: Pat
 
 def _warm_vision(config: ModelConfig, weights: Weights, chosen: Kernels) -> VisionTower:
     tower = VisionTower(config, weights, chosen)
-    tower.encode(np.zeros((1, 256, 256, 3), np.uint8))
+    side = _WARM_SIDE_PX if chosen.own is None else config.vision.patch * config.vision.merge
+    tower.encode(np.zeros((1, side, side, 3), np.uint8))
     return tower
 
 

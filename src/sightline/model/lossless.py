@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import CheckpointError
-from sightline.model.checkpoint import Checkpoint, Tensor, read_safetensors, release_pages
+from sightline.model.checkpoint import Checkpoint, Tensor, read_safetensors
 from sightline.model.packs import Entry, Progress, new_pack
+from sightline.model.pages import release_pages
 from sightline.model.quantize import is_matrix
 from sightline.model.weights import Weights, experts_are_transposed, head_name
 

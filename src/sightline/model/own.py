@@ -16,7 +16,7 @@ import openvino as ov
 from openvino.op import Constant
 from openvino.utils.node_factory import NodeFactory
 
-from sightline.model.arena import Arena
+from sightline.model.pages import HugePages
 from sightline.model.weights import Weight
 
 Node = Any
@@ -56,7 +56,7 @@ def open_own(
     library: Path = LIBRARY,
     room: int = 0,
 ) -> OwnKernels:
-    """Our kernels for a processor with these `flags`, with `room` for copies of weights. Raises NoOwnKernels."""
+    """Our kernels for a processor with these `flags`, with `room` for weights in huge pages. Raises NoOwnKernels."""
     if not wanted:
         raise NoOwnKernels("turned off by SIGHTLINE_OWN_KERNELS")
     tiles = TILES.issubset(flags)
@@ -87,11 +87,11 @@ class OwnKernels:
     def __init__(
         self, core: ov.Core, parts: Literal[1, 3], library: Path = LIBRARY, room: int = 0, tiles: bool = False
     ):
-        """`room`: most bytes of weights to copy out of the files they come from, for the sake of speed.
+        """`room`: most bytes of weights to hold in memory of our own, for the sake of speed.
 
         `tiles`: compute with AMX; without, or where the system refuses its use, AVX2 does.
         """
-        self._arena = Arena(room)
+        self._pages = HugePages(room)
         core.add_extension(str(library))
         self._factory = NodeFactory()
         self._factory.add_extension(str(library))
@@ -104,9 +104,9 @@ class OwnKernels:
         """Whether the kernels can read matrices of these shapes and types as they lie."""
         return all(_fits(weight) for weight in weights)
 
-    def copied(self, array: Any) -> bool:
-        """Whether a matrix that was handed over is not read where it lies."""
-        return self._arena.has(array)
+    def move_weights(self) -> None:
+        """Move the matrices handed over into huge pages, where they are read faster; steps may run meanwhile."""
+        self._pages.move()
 
     def linear(
         self,
@@ -147,9 +147,9 @@ class OwnKernels:
         return {
             "rows": [weight.shape[0] for weight in weights],
             "row_bytes": [weight.data.nbytes // weight.shape[0] for weight in weights],
-            "data": [self._arena.put(weight.data).ctypes.data for weight in weights],
+            "data": [self._pages.add(weight.data) for weight in weights],
             "groups": [scale.size // weight.shape[0] for scale, weight in zip(scales, weights, strict=True)],
-            "scales": [self._arena.put(array).ctypes.data for array in beside],
+            "scales": [self._pages.add(array) for array in beside],
         }
 
 

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from sightline.errors import CheckpointError
 from sightline.model.calibrate import Inputs, layer_inputs
-from sightline.model.checkpoint import FLOATS, Checkpoint, Tensor, read_safetensors, release_pages, to_float32
+from sightline.model.checkpoint import FLOATS, Checkpoint, Tensor, read_safetensors, to_float32
 from sightline.model.kernels import weight_group
 from sightline.model.packs import Entry, Progress, new_pack
+from sightline.model.pages import release_pages
 from sightline.model.rounding import Feedback, feedback, int4, int8
 from sightline.model.weights import Weights, experts_are_transposed
 from sightline.types import Precision

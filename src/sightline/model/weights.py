@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.model.checkpoint import Checkpoint, Tensor, release_pages, to_float32
+from sightline.model.checkpoint import Checkpoint, Tensor, to_float32
+from sightline.model.pages import release_pages
 
 Array = NDArray[Any]
 
