@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +22,7 @@ from sightline.model.kernels import Kernels
 from sightline.model.language import LanguageModel, Slice
 from sightline.model.lossless import open_lossless
 from sightline.model.machine import read_machine, trim_heap
+from sightline.model.own import OwnKernels
 from sightline.model.packs import PackNotKept, Progress
 from sightline.model.positions import token_positions
 from sightline.model.prompt import Style, Tokenizer, read_template, style_of
@@ -77,9 +80,11 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
         vision_tower = _beside(lambda: _warm_vision(config, weights, chosen))
         language = LanguageModel(config, weights, chosen)
         tell("warming up", 0.0)
-        _warm_language(language)
-        tell("warming up", 0.5)
         vision = vision_tower()
+        if chosen.own is not None:
+            _beside(partial(_move_weights, chosen.own))
+        tell("warming up", 0.5)
+        _warm_language(language)
     language.allocate(_kv_blocks(language, settings))
     model = Model(
         config=config,
@@ -92,8 +97,6 @@ def load(folder: Path, settings: EngineSettings, progress: Progress | None = Non
     )
     if settings.precision != "exact":
         checkpoint.release()  # of it only the patch embedding is read again
-    if chosen.own is not None:
-        _beside(chosen.own.move_weights)
     trim_heap()  # 90 MB that reading a tokenizer of 150,000 words leaves behind
     tell("ready", 1.0)
     return model
@@ -171,6 +174,12 @@ def _warm_language(language: LanguageModel) -> None:
         positions, _ = token_positions(count, ())
         blocks = range(1, 1 + longest // language.block)
         language.step([Slice(ids, positions, 0, blocks, logits=[count - 1])])
+
+
+def _move_weights(own: OwnKernels) -> None:
+    """In a thread of its own, which steps back behind those that compute: on Linux only this thread gets nicer."""
+    os.nice(10)
+    own.move_weights()
 
 
 @contextmanager
