@@ -3,7 +3,7 @@
     python -m training.blend earlier.pt later.pt runs/demo/checkpoint.pt --vision 0.5 --language 0.8
 
 A model that was taught something new at a high learning rate has lost some of what it knew, and lies near enough to
-where it came from that the weights between the two know both. Clock and optimiser state are the later one's.
+where it came from that the weights between the two know both. Clock, label heads and optimiser state are the later one's.
 """
 
 import argparse
@@ -33,7 +33,6 @@ def main() -> None:
         torch.load(path, map_location="cpu", weights_only=True) for path in (options.earlier, options.later)
     )
     state["average"] = blend(averaged(earlier), averaged(state), options.vision, options.language)
-    state["heads"] = blend(earlier["heads"], state["heads"], options.vision, options.vision)
     state["model"] = {name: tensor.clone() for name, tensor in state["average"].items()}
     torch.save(state, options.out)
 
