@@ -3,7 +3,8 @@
     python -m training.blend earlier.pt later.pt runs/demo/checkpoint.pt --vision 0.5 --language 0.8
 
 A model that was taught something new at a high learning rate has lost some of what it knew, and lies near enough to
-where it came from that the weights between the two know both. Clock, label heads and optimiser state are the later one's.
+where it came from that the weights between the two know both. Clock, label heads and optimiser state are the later
+one's.
 """
 
 import argparse
