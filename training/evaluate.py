@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from . import other_renderer
-from .held_out import CANVASES, Trial, trials
+from .held_out import CANVASES, SEED, Trial, trials
 from .score import bar, is_right
 
 TIMEOUT_S = 300.0
@@ -52,7 +52,7 @@ class Service:
 def measure(
     answer: Callable[[Trial], str], asked: dict[str, list[Trial]], at_once: int, log: Path | None = None
 ) -> dict[str, float]:
-    """Share of right answers by task; wrong ones go to `log`, a line of JSON each.
+    """Share of right answers by task, and of all by the question's language; wrong ones go to `log`, as lines of JSON.
 
     Questions about one picture are asked one after another, so that the service finds it in its caches.
     """
@@ -62,14 +62,16 @@ def measure(
         first_seen.setdefault(id(trial.pictures), len(first_seen))
     every.sort(key=lambda trial: first_seen[id(trial.pictures)])
     right: dict[str, list[bool]] = {task: [] for task in asked}
+    spoken: dict[str, list[bool]] = {}
     with ThreadPoolExecutor(at_once) as pool:
         for count, (trial, text) in enumerate(zip(every, pool.map(answer, every), strict=True), 1):
             right[trial.task].append(is_right(trial.task, trial.expected, text))
+            spoken.setdefault(f"all in {trial.language}", []).append(right[trial.task][-1])
             if log and not right[trial.task][-1]:
                 _log_wrong(log, trial, text)
             if count % 100 == 0 or count == len(every):
                 print(f"{count} of {len(every)} asked", flush=True)
-    return {task: sum(found) / len(found) for task, found in right.items()}
+    return {row: sum(found) / len(found) for row, found in (right | dict(sorted(spoken.items()))).items()}
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--model", help="model id; the service's default when left out")
     parser.add_argument("--label", default="exact", help="name of this column: exact, int8, int4")
     parser.add_argument("--samples", type=int, default=200, help="trials per task")
+    parser.add_argument("--seed", default=SEED, help="any other word than the default: to choose between checkpoints")
     parser.add_argument("--kinds", nargs="*", default=list(CANVASES), choices=list(CANVASES))
     parser.add_argument("--other-renderer", action="store_true", help="receipts drawn by Cairo instead")
     parser.add_argument("--at-once", type=int, default=8, help="requests under way at a time")
@@ -122,8 +125,10 @@ def main() -> None:
     parser.add_argument("--wrong", type=Path, help="write wrong answers here, a line of JSON each")
     options = parser.parse_args()
     service = Service(options.base_url, options.model)
-    own = not options.other_renderer
-    asked = trials(options.samples, tuple(options.kinds)) if own else other_renderer.trials(options.samples)
+    if options.other_renderer:
+        asked = other_renderer.trials(options.samples)
+    else:
+        asked = trials(options.samples, tuple(options.kinds), options.seed)
     shares = measure(service.answer, asked, options.at_once, options.wrong)
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     results[options.label] = shares

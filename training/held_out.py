@@ -34,6 +34,11 @@ class Trial:
     question: str
     expected: str
 
+    @property
+    def language(self) -> str:
+        """Of the question; its answer may be in letters and numbers alone."""
+        return "English" if self.question.isascii() else "Chinese"
+
 
 # Of receipts with names that are in no list, or with lines as close as they come, only what that makes harder is asked.
 HARDER = {
@@ -46,14 +51,17 @@ HARDER = {
 }
 
 
-def trials(per_task: int, kinds: tuple[str, ...] = tuple(CANVASES)) -> dict[str, list[Trial]]:
-    """`per_task` trials of every task that these kinds of picture have; the same ones on every call."""
+def trials(per_task: int, kinds: tuple[str, ...] = tuple(CANVASES), seed: str = SEED) -> dict[str, list[Trial]]:
+    """`per_task` trials of every task that these kinds of picture have; the same ones for the same seed.
+
+    Checkpoints are chosen between with another seed than SEED, whose questions are the test.
+    """
     by_task: dict[str, list[Trial]] = {}
     for kind in kinds:
         found: dict[str, list[Trial]] = {}
         number = 0
         while number < 40 or min(map(len, found.values())) < per_task:
-            drawn = example(Random(f"{SEED}/{kind}/{number}"), kind, *CANVASES[kind])
+            drawn = example(Random(f"{seed}/{kind}/{number}"), kind, *CANVASES[kind])
             for trial in _renamed(_trials(drawn), HARDER[kind]) if kind in HARDER else _trials(drawn):
                 found.setdefault(trial.task, []).append(trial)
             number += 1

@@ -34,7 +34,7 @@ SHARES = {
     "chart.title": 0.5,
     "number.larger": 0.15,
 }
-LONG_SHARE = 0.6
+LONG_SHARE = 0.75
 CHAT_SHARE = 0.25
 SYSTEM_SHARE = 0.1
 SYSTEMS = ("You are a helpful assistant.", "You are a helpful assistant that reads pictures.", "Answer briefly.")

@@ -1,6 +1,6 @@
 """Draws a run's curves as one SVG from its progress and accuracy lines. Needs nothing but the standard library.
 
-python -m training.plot training/runs/demo docs/training-curves.svg
+python -m training.plot training/runs/demo training/runs/demo/curves.svg
 """
 
 import argparse
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 WIDTH, HEIGHT, MARGIN = 760, 230, 46
-COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f"]
+COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f", "#bcbd22", "#e377c2"]
 PANELS = {
     "Loss of answer tokens": ["answer_loss"],
     "Share right: letters in a patch and in a token, things to find, answer tokens, glances": [
@@ -57,9 +57,10 @@ def draw(run: Path) -> str:
         for title, names in PANELS.items()
     }
     probes = _rows(run / "accuracy.jsonl")
-    groups = sorted({task.split(".")[0] for row in probes for task in row["accuracy"]})
+    groups = sorted({_group(task) for row in probes for task in row["accuracy"] if not task.startswith("all ")})
     panels["Share of right answers on held-out pictures, mean of each kind's tasks"] = {
-        group: [(row["minutes"], _mean(row["accuracy"], group)) for row in probes] for group in groups
+        group: [(row["minutes"], mean) for row in probes if (mean := _mean(row["accuracy"], group)) is not None]
+        for group in groups
     }
     last_minute = max(row["minutes"] for row in progress)
     body = [panel(title, lines, HEIGHT * n, last_minute) for n, (title, lines) in enumerate(panels.items())]
@@ -77,9 +78,14 @@ def _line(rows: list[dict[str, Any]], name: str) -> Line:
     return [(row["minutes"], row[name]) for row in rows if name in row]
 
 
-def _mean(accuracy: dict[str, float], group: str) -> float:
-    shares = [share for task, share in accuracy.items() if task.split(".")[0] == group]
-    return sum(shares) / max(1, len(shares))
+def _group(task: str) -> str:
+    return task.split(".")[0]
+
+
+def _mean(accuracy: dict[str, float], group: str) -> float | None:
+    """Of the group's tasks; None where none was asked."""
+    shares = [share for task, share in accuracy.items() if _group(task) == group]
+    return sum(shares) / len(shares) if shares else None
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import torch
 from . import tokenizer as words
 from .answering import answers
 from .export import load
-from .held_out import trials
+from .held_out import SEED, trials
 from .score import bar, is_right
 
 AT_ONCE = 24
@@ -25,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--seed", default=SEED, help="any other word than the default: to choose between checkpoints")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--show", type=int, default=0, help="wrong answers to print for every task")
     options = parser.parse_args()
@@ -32,7 +33,7 @@ def main() -> None:
     model, tokenizer = load(options.checkpoint), words.build()
     clock = torch.load(options.checkpoint, map_location="cpu", weights_only=True)["clock"]
     accuracy, began = {}, time.monotonic()
-    for task, asked in trials(options.samples).items():
+    for task, asked in trials(options.samples, seed=options.seed).items():
         given = [
             one for n in range(0, len(asked), AT_ONCE) for one in answers(model, tokenizer, asked[n : n + AT_ONCE])
         ]

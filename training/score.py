@@ -23,7 +23,7 @@ def is_right(task: str, expected: str, answer: str) -> bool:
 
 def bar(task: str) -> float | None:
     """The share of right answers that the project promises; none where it promises nothing."""
-    if task.startswith(("unlisted.", "tight.")) or task.endswith(".fields"):
+    if task.startswith(("unlisted.", "tight.", "all ")) or task.endswith(".fields"):
         return None  # made hard on purpose; fields that a caller names, in his order, are not what was promised
     if task in BOX_TASKS:
         return 0.9

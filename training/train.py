@@ -40,12 +40,12 @@ LONGEST_STEP_S = 30  # what a step took beyond this, it was paused (SIGSTOP) and
 
 CANVASES = [(256, 320), (320, 256), (224, 320), (288, 288), (256, 256)]
 KINDS = {
-    "receipt": 0.16,
-    "tight_receipt": 0.1,
+    "receipt": 0.14,
+    "tight_receipt": 0.07,
     "unlisted_receipt": 0.03,
-    "chart": 0.18,
-    "scene": 0.2,
-    "text": 0.07,
+    "chart": 0.2,
+    "scene": 0.24,
+    "text": 0.06,
     "form": 0.26,
 }
 PAIRS = {"two_receipts": 0.75, "two_scenes": 0.25}
