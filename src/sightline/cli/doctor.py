@@ -39,7 +39,6 @@ _SERVER_MODULES = {  # module -> package
     "h11": "h11", "llguidance": "llguidance", "numpy": "numpy", "openvino": "openvino", "pi_heif": "pi-heif",
     "prometheus_client": "prometheus-client", "pypdfium2": "pypdfium2", "python_multipart": "python-multipart",
     "sqlalchemy": "sqlalchemy", "structlog": "structlog", "tokenizers": "tokenizers", "uvicorn": "uvicorn",
-    "uvloop": "uvloop",
 }  # fmt: skip
 _PULL_BYTES = 5e9  # Qwen3-VL-2B, the smallest of the family, and some room
 

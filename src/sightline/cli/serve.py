@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import Annotated
 
@@ -42,4 +43,4 @@ def serve(
         raise typer.Exit(ADDRESS_TAKEN) from None
     if settings.model is None:
         structlog.get_logger().info("demo model: serve a real one with: sightline serve FOLDER_OR_ID")
-    raise typer.Exit(run.until_told(backend, settings, sock))
+    raise typer.Exit(asyncio.run(run.serve(backend, settings, sock)))

@@ -15,7 +15,6 @@ from typing import cast
 
 import structlog
 import uvicorn
-import uvloop
 from fastapi import FastAPI
 
 from sightline.backends import Backend
@@ -40,12 +39,6 @@ def listen(host: str, port: int) -> socket.socket:
     # Without it, a small answer on a connection kept alive, and each word of a stream, waits 40 ms for an ACK.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
-
-
-def until_told(backend: Backend, settings: Settings, sock: socket.socket) -> int:
-    """`serve`, in an event loop of libuv: a token of a stream costs half of what it does in asyncio's own."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(backend, settings, sock))
 
 
 async def serve(backend: Backend, settings: Settings, sock: socket.socket) -> int:
