@@ -30,7 +30,8 @@ bool FrameAttention::evaluate(ov::TensorVector& outputs, const ov::TensorVector&
                       count,
                       size_t(heads_),
                       width / heads_,
-                      size_t(parts_)};
+                      size_t(parts_),
+                      stop()};
     by_tiles() ? amx::attend(frame) : avx2::attend(frame);
   }
   return true;

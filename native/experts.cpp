@@ -76,7 +76,7 @@ bool Experts::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs
   };
   const auto* x = static_cast<const float*>(inputs[0].data());
   const bool tiles = by_tiles();
-  for (size_t e = 0; e < experts; e++)
+  for (size_t e = 0; e < experts && !stopped(stop()); e++)
     if (!chosen[e].empty())
       answer({matrix(2 * e, 2 * inner, width), matrix(2 * e + 1, width, inner)}, chosen[e], x, parts_, tiles, out);
   return true;

@@ -1,7 +1,7 @@
 // One frame of a picture whose patches look at each other. Knows shapes; how it is computed is each processor's own.
 #pragma once
 
-#include <cstddef>
+#include "memory.hpp"
 
 namespace sightline {
 
@@ -10,6 +10,7 @@ struct Frame {
   const float *qkv, *cos, *sin;
   float* out;
   size_t count, heads, size, parts;
+  Stop stop;
 };
 
 namespace amx {

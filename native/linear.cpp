@@ -46,6 +46,7 @@ bool Linear::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs)
   p.act = act_ == "gelu_tanh" ? Act::gelu_tanh : act_ == "silu_gate" ? Act::silu_gate : Act::none;
   p.eps = eps_;
   p.parts = parts_;
+  p.stop = stop();
   for (size_t i = 0; i < rows_.size(); i++) {
     const auto* data = reinterpret_cast<const uint8_t*>(data_[i]);
     const auto* scales = reinterpret_cast<const uint16_t*>(scales_[i]);
@@ -57,6 +58,7 @@ bool Linear::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs)
     outputs[i].set_shape(shape);
     results.push_back(static_cast<float*>(outputs[i].data()));
   }
+  if (stopped(p.stop)) return true;
   p.lay_out(results);
   p.count = inputs[kX].get_size() / p.width;
   by_tiles() ? amx::compute(p) : avx2::compute(p);

@@ -25,6 +25,10 @@ class FlushTiny {
   unsigned before_;
 };
 
+// A byte that somebody else sets when results are not wanted any more: whoever sees it set may leave at once.
+using Stop = const volatile uint8_t*;
+inline bool stopped(Stop stop) { return stop && *stop; }
+
 // Memory of one thread that grows to the largest size asked for and stays.
 class Scratch {
  public:

@@ -5,12 +5,15 @@
 #include <string>
 #include <vector>
 
+#include "memory.hpp"
+
 namespace sightline {
 
 // Whether the system lets this process use AMX tiles.
 bool tiles_granted();
 
 // What all of them have in common. tiles: whether AMX is to compute; else, or where the system refuses it, AVX2 does.
+// stop: the address of a byte; as long as it is set, what they put out means nothing and is soon there.
 template <class Operation>
 class Computed : public ov::op::Op {
  public:
@@ -24,14 +27,16 @@ class Computed : public ov::op::Op {
   bool visit_attributes(ov::AttributeVisitor& visitor) override {
     visitor.on_attribute("tiles", tiles_);
     visitor.on_attribute("parts", parts_);
+    visitor.on_attribute("stop", stop_);
     return true;
   }
 
  protected:
   bool by_tiles() const { return tiles_ && tiles_granted(); }
+  Stop stop() const { return reinterpret_cast<Stop>(stop_); }
 
   bool tiles_ = false;
-  int64_t parts_ = 3;
+  int64_t parts_ = 3, stop_ = 0;
 };
 
 // Matrices that read the same rows: y = act(norm(x) W^T + bias) + residual, in one pass over x and over each W.

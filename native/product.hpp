@@ -30,6 +30,7 @@ struct Product {
   Norm norm;
   Act act;
   float eps;
+  Stop stop;
   std::vector<Matrix> matrices;
   std::vector<Group> groups;  // in the order they are computed, two at a time: for a gate its two halves
 

@@ -250,7 +250,7 @@ void compute(Heads h) {
 }  // namespace
 
 void attend(const Frame& f) {
-  for (size_t head = 0; head < f.heads; head += kHeads) {
+  for (size_t head = 0; head < f.heads && !stopped(f.stop); head += kHeads) {
     Heads h{};
     h.qkv = f.qkv + head * f.size, h.cos = f.cos, h.sin = f.sin, h.out = f.out + head * f.size;
     h.heads = std::min(kHeads, f.heads - head);

@@ -134,7 +134,7 @@ void attend(const Frame& f) {
   Head h{f, 0, (f.count + kTile - 1) / kTile * kTile, (f.size + kTile - 1) / kTile * kTile, nullptr, nullptr};
   h.key = memory.get<float>(h.keys * (f.size + h.size));
   h.value = h.key + h.keys * f.size;
-  for (h.head = 0; h.head < f.heads; h.head++) {
+  for (h.head = 0; h.head < f.heads && !stopped(f.stop); h.head++) {
     tbb::parallel_for(size_t(0), h.keys / kTile, [&](size_t i) {
       static thread_local Scratch own;
       h.turn(i * kTile, own.get<float>(f.size));
@@ -142,7 +142,7 @@ void attend(const Frame& f) {
     const size_t step = kStrips * kRows;
     tbb::parallel_for(size_t(0), (f.count + step - 1) / step, [&](size_t i) {
       const FlushTiny flush;
-      attend(h, i * step);
+      if (!stopped(f.stop)) attend(h, i * step);
     });
   }
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../product.hpp"
-#include "simd.hpp"
+#include "nibbles.hpp"
 
 namespace sightline::avx2 {
 
@@ -50,10 +50,11 @@ inline float to_levels(const float* x, size_t count, int16_t* out) {
 }
 
 // Sums of products of a row of x with a group's rows, with their scales and what is added. `level`: what one level of
-// that row of x is worth. int4 is scaled group by group before.
+// that row of x is worth to int8; the others are whole before.
 inline Sixteen scaled(const Product& p, const Group& g, const float* sums, float level) {
-  Sixteen values = Sixteen::load(sums) * Sixteen::all(level);
-  if (g.matrix->format() == Matrix::Format::int8) values = values * Sixteen::halves(g.matrix->scales + g.row);
+  Sixteen values = Sixteen::load(sums);
+  if (g.matrix->format() == Matrix::Format::int8)
+    values = values * Sixteen::all(level) * Sixteen::halves(g.matrix->scales + g.row);
   return p.bias ? values + Sixteen::load(p.bias + g.row) : values;
 }
 
@@ -73,6 +74,19 @@ inline void finish(const Product& p, size_t i, const Group* pair, bool both, con
   if (p.act == Act::silu_gate) return put(p, i, pair[0], Sixteen{silu(first.low), silu(first.high)} * second);
   put(p, i, pair[0], first);
   put(p, i, pair[1], second);
+}
+
+// Whether all matrices are integers, those of four bits in groups that are alike and that the kernels of bytes can take.
+// What becomes one value has one format.
+inline bool by_integers(const Product& p) {
+  size_t groups = 0;
+  if (p.act == Act::silu_gate && p.matrices.front().format() != p.matrices.back().format()) return false;
+  return std::all_of(p.matrices.begin(), p.matrices.end(), [&](const Matrix& w) {
+    if (w.format() == Matrix::Format::int8) return true;
+    if (w.format() != Matrix::Format::int4 || !registers(w) || (groups && groups != w.groups)) return false;
+    groups = w.groups;
+    return true;
+  });
 }
 
 void by_panels(const Product& p);  // any number of rows

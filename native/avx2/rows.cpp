@@ -1,14 +1,19 @@
 // Products of a few rows, where memory sets the pace: every weight comes from there once, row by row.
+#include <type_traits>
+
 #include "finish.hpp"
+#include "nibbles.hpp"
 
 namespace sightline::avx2 {
 namespace {
 
-// Rows of x up to which weights are multiplied in the order they lie, with four of the rows at a time. One instruction
-// unfolds int8; what takes more is from 17 rows on better unfolded once for all.
-constexpr size_t kFew = 32, kFewUnfolded = 16;
-constexpr size_t kWords = 64;  // int4 levels in a register
+// Rows of x up to which weights are multiplied in the order they lie, with four of the rows at a time. Unfolding integers
+// takes an instruction or two; floats, which take more, are from 17 rows on better unfolded once for all.
+constexpr size_t kFew = 32, kFewFloats = 16;
 constexpr int kTogether = 4;   // rows of x that are multiplied with a weight while it is in a register: more is slower
+
+template <int N>
+using Constant = std::integral_constant<int, N>;
 
 inline __m256i load(const void* at) { return _mm256_loadu_si256((const __m256i*)at); }
 
@@ -131,28 +136,49 @@ struct Floats {
   }
 };
 
-// Rows of x as levels of 15 bits, so that sums are exact: plain for int8, and for int4, of each 64, those first that
-// meet the lowest four bits of the 16 words that hold 64 weights, then those that meet the next four, and so on.
+// Rows of x for weights that are integers: as levels of 15 bits for int8, so that sums are exact, and as bytes for int4.
 struct Levels {
-  int16_t *x, *apart;
+  int16_t* x;
   float* worth;
-  size_t width;
+  uint8_t* bytes_ = nullptr;  // of the rows that are multiplied together one block each, then the next
+  float* eights_ = nullptr;
+  size_t width, row_bytes = 0, eights = 0;  // of one row
   float level(size_t m) const { return worth[m]; }
 
   explicit Levels(const Product& p) : width(p.width) {
-    static thread_local Scratch words, floats;
-    x = words.get<int16_t>(2 * p.count * width);
-    apart = x + p.count * width;
+    static thread_local Scratch words, floats, bytes, shares;
     worth = floats.get<float>(kFew + width);
-    for (size_t m = 0; m < p.count; m++) worth[m] = to_levels(row(p, m, worth + kFew), width, x + m * width);
-    if (!p.any(Matrix::Format::int4)) return;
-    for (size_t k = 0; k < p.count * width; k++) apart[k / 64 * 64 + k % 4 * 16 + k % 64 / 4] = x[k];
+    x = words.get<int16_t>(p.count * width);
+    const auto w = std::find_if(p.matrices.begin(), p.matrices.end(),
+                                [](const Matrix& each) { return each.format() == Matrix::Format::int4; });
+    const bool four = w != p.matrices.end();
+    if (four) {
+      row_bytes = ByteRow::blocks(*w) * ByteRow::bytes(*w), eights = ByteRow::eights(*w);
+      bytes_ = bytes.get<uint8_t>(p.count * row_bytes);
+      eights_ = shares.get<float>(p.count * eights);
+    }
+    for (size_t m = 0; m < p.count; m++) {
+      const float* values = row(p, m, worth + kFew);
+      if (p.any(Matrix::Format::int8)) worth[m] = to_levels(values, width, x + m * width);
+      if (!four) continue;
+      const size_t first = m / kTogether * kTogether, together = std::min<size_t>(kTogether, p.count - first);
+      const size_t block = ByteRow::bytes(*w);
+      ByteRow::put(values, *w, bytes_ + first * row_bytes + (m - first) * block, together * block, eights_ + m * eights);
+    }
   }
 
   template <int M>
   void dots(const Group* groups, size_t count, size_t m, float* sums, size_t each) const {
-    if (groups->matrix->format() == Matrix::Format::int8) return bytes<M>(groups, count, m, sums, each);
-    side_by_side<2>(groups, count, sums, each, [&](const auto& side) { nibbles<M>(side, m); });
+    const Matrix& w = *groups->matrix;
+    if (w.format() == Matrix::Format::int8) return bytes<M>(groups, count, m, sums, each);
+    const auto take = [&](auto registers, auto halves) {
+      side_by_side<kSideUnfolded<M>>(groups, count, sums, each, [&](const auto& side) {
+        nibbles<M, registers(), halves()>(side, m);
+      });
+    };
+    if (registers(w) == 2) take(Constant<2>(), Constant<0>());
+    else if (w.width == w.groups * kNibbles) take(Constant<1>(), Constant<0>());
+    else take(Constant<1>(), Constant<1>());
   }
 
   // In blocks of a row, so that what they are multiplied with stays in the first-level cache for all rows of the groups,
@@ -195,57 +221,62 @@ struct Levels {
       }
   }
 
-  // Scales of one row in float32.
-  static void scales_of(const Matrix& w, size_t i, float* out) {
+  // Scales of one row in float32, filled up with zeros.
+  void scales_of(const Matrix& w, size_t i, float* out) const {
     const uint16_t* in = w.scales + i * w.groups;
     size_t k = 0;
     for (; k + kLanes <= w.groups; k += kLanes)
       _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(in + k))));
-    for (; k < w.groups; k++) out[k] = _cvtsh_ss(in[k]);
+    for (; k < eights; k++) out[k] = k < w.groups ? _cvtsh_ss(in[k]) : 0.0f;
   }
 
-  template <int M, int R>
+  // B registers of weights to a block; with Halves each half of one has its own scale.
+  template <int M, int B, bool Halves, int R>
   void nibbles(const Side<R>& side, size_t m) const {
     static thread_local Scratch own;
-    const size_t groups = side.w[0]->groups, group = width / groups, blocks = std::max<size_t>(1, group / kWords);
-    float* all = own.get<float>(R * groups);
+    float* all = own.get<float>(R * eights);
     const uint8_t* at[R];
-    const float* scales[R];
-    for (size_t j = 0; j < R; j++) {
-      at[j] = side.w[j]->row(side.i[j]);
-      scales_of(*side.w[j], side.i[j], all + j * groups);
-      scales[j] = all + j * groups;
-    }
-    const int16_t* with = apart + m * width;
+    const float* own_scales[R];
     __m256 total[R][M];
 #pragma GCC unroll 4
-    for (int j = 0; j < R; j++)
+    for (int j = 0; j < R; j++) {
+      at[j] = side.w[j]->row(side.i[j]);
+      own_scales[j] = all + j * eights;
+      scales_of(*side.w[j], side.i[j], all + j * eights);
 #pragma GCC unroll 4
       for (int n = 0; n < M; n++) total[j][n] = _mm256_setzero_ps();
-    const size_t halves = group < kWords ? 2 : 1;  // scales in a register
-    for (size_t k = 0, g = 0; k < width; k += blocks * kWords, g += halves)
+    }
+    for (size_t g = 0; g < eights; g += kLanes)
 #pragma GCC unroll 4
-      for (size_t j = 0; j < R; j++) {
+      for (int j = 0; j < R; j++)
+#pragma GCC unroll 4
+        for (int n = 0; n < M; n++)
+          total[j][n] = _mm256_fnmadd_ps(_mm256_loadu_ps(own_scales[j] + g),
+                                         _mm256_loadu_ps(eights_ + (m + n) * eights + g), total[j][n]);
+    const __m256i ones = _mm256_set1_epi16(1);
+    constexpr size_t kDeep = B * kNibbles, kBytes = kDeep + kLanes * sizeof(float);
+    const uint8_t* with = bytes_ + m * row_bytes;
+    for (size_t byte = 0, b = 0; byte < width / 2; byte += kDeep / 2, b++, with += M * kBytes)
+#pragma GCC unroll 4
+      for (int j = 0; j < R; j++) {
         __m256i sums[M];
+#pragma GCC unroll 2
+        for (int part = 0; part < B; part++) {
+          const Nibbles weights(at[j] + byte + part * (kNibbles / 2));
 #pragma GCC unroll 4
-        for (int n = 0; n < M; n++) sums[n] = _mm256_setzero_si256();
-        for (size_t at_k = k; at_k < k + blocks * kWords; at_k += kWords) {
-          const __m256i words = load(at[j] + at_k / 2);
-          const __m256i levels[4] = {_mm256_srai_epi16(_mm256_slli_epi16(words, 12), 12),
-                                     _mm256_srai_epi16(_mm256_slli_epi16(words, 8), 12),
-                                     _mm256_srai_epi16(_mm256_slli_epi16(words, 4), 12), _mm256_srai_epi16(words, 12)};
-#pragma GCC unroll 4
-          for (size_t n = 0; n < M; n++)
-#pragma GCC unroll 4
-            for (size_t part = 0; part < 4; part++) {
-              const __m256i values = load(with + n * width + at_k + part * 16);
-              sums[n] = _mm256_add_epi32(sums[n], _mm256_madd_epi16(levels[part], values));
-            }
+          for (size_t n = 0; n < M; n++) {
+            const uint8_t* levels = with + n * kBytes + part * kNibbles;
+            const __m256i pairs = weights.products(levels);
+            sums[n] = part ? _mm256_add_epi16(sums[n], pairs) : pairs;
+          }
         }
-        __m256 scale = _mm256_broadcast_ss(scales[j] + g);
-        if (halves == 2) scale = _mm256_blend_ps(scale, _mm256_broadcast_ss(scales[j] + g + 1), 0xf0);
+        __m256 scale = _mm256_broadcast_ss(own_scales[j] + (Halves ? 2 * b : b));
+        if (Halves) scale = _mm256_blend_ps(scale, _mm256_broadcast_ss(own_scales[j] + 2 * b + 1), 0xf0);
 #pragma GCC unroll 4
-        for (int n = 0; n < M; n++) total[j][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[n]), scale, total[j][n]);
+        for (size_t n = 0; n < M; n++) {
+          const __m256 share = _mm256_mul_ps(scale, _mm256_loadu_ps((const float*)(with + n * kBytes + kDeep)));
+          total[j][n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(sums[n], ones)), share, total[j][n]);
+        }
       }
 #pragma GCC unroll 4
     for (int j = 0; j < R; j++)
@@ -279,15 +310,9 @@ void few(const Product& p) {
 
 // False where it cannot.
 bool few_rows(const Product& p) {
-  if (p.count > (p.all(Matrix::Format::int8) ? kFew : kFewUnfolded)) return false;
-  const auto halves = [&] {  // whether a group of int4 levels is all of a register, or half of it
-    return std::all_of(p.matrices.begin(), p.matrices.end(), [](const Matrix& w) {
-      const size_t group = w.format() == Matrix::Format::int4 ? w.width / w.groups : kWords;
-      return group % kWords == 0 || 2 * group == kWords;
-    });
-  };
+  if (p.count > (p.all_floats() ? kFewFloats : kFew)) return false;
   if (p.all_floats()) few<Floats>(p);
-  else if (p.all(Matrix::Format::int8) || (p.all_integers(1) && p.width % kWords == 0 && halves())) few<Levels>(p);
+  else if (by_integers(p)) few<Levels>(p);
   else return false;
   return true;
 }

@@ -205,7 +205,7 @@ def unfused_norm(x: g.Node, gain: np.ndarray, eps: float) -> g.Node:
     return op.multiply(op.divide(x, op.sqrt(op.add(mean, g.f32(eps)))), g.f32(gain))
 
 
-def heavy() -> ov.InferRequest:
+def heavy() -> tuple[k.Kernels, ov.InferRequest]:
     """Seconds of work in many small pieces."""
     x = y = g.parameter("x", ov.Type.f32, (-1, 1024))
     weight = g.f32(np.eye(1024, dtype=np.float32))
@@ -213,11 +213,13 @@ def heavy() -> ov.InferRequest:
         y = op.relu(op.matmul(y, weight, False, True))
     exact: Mapping[str, str] = {"INFERENCE_PRECISION_HINT": "f32"}
     model = ov.Model([g.result(y, "y")], [x], "heavy")
-    request = choose("exact", 1, demo()).compile(model, exact).create_infer_request()
+    kernels = choose("exact", 1, demo())
+    request = kernels.compile(model, exact).create_infer_request()
     request.set_tensor("x", ov.Tensor(np.ones((2048, 1024), np.float32)))
-    return request
+    return kernels, request
 
 
 def test_an_inference_nobody_wants_any_more_stops_before_its_end():
+    kernels, request = heavy()
     with pytest.raises(k.Cancelled):
-        k.run(heavy(), cancelled=lambda: True)
+        kernels.run(request, cancelled=lambda: True)

@@ -32,7 +32,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 COUNTS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 70, 200)  # by rows, then tiles or strips: one, odd ones, with a rest
-TOLERANCE: dict[Parts, float] = {3: 2e-6, 1: 1e-2}  # of the largest value
+TOLERANCE: dict[Parts, float] = {3: 2e-6, 1: 1.5e-2}  # of the largest value
 EPS = 1e-6
 
 
@@ -135,6 +135,21 @@ def test_a_product_is_right_for_every_format_and_number_of_rows(kind: Format, pa
     for count in COUNTS:
         x = random(count, width)
         close(compute(x)[0], x @ means.T, parts)
+
+
+@needs_own
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("width", [64, 96, 128, 192, 1152, 1344])  # groups of 64, 32, 128, 64, 128 and 64 for int4
+def test_rows_that_need_no_rounding_meet_integers_exactly(kind: Format, width: int):
+    """Whole numbers up to 127, which is among each eight: then bytes with a scale for each eight hold all of x."""
+    stored, means = weight(kind, 64, width)
+    compute = linear(1, [stored])
+    for count in COUNTS:
+        x = np.rint(random(count, width) * 40).clip(-127, 127)
+        x[:, ::8] = 127
+        x *= np.float32(128 / 127)  # 15 bits hold them, too
+        found, expected = compute(x)[0], x.astype(np.float64) @ means.T
+        assert np.abs(found - expected).max() <= 3e-6 * np.abs(expected).max()
 
 
 @needs_own
@@ -280,6 +295,31 @@ def test_patches_of_a_frame_attend_to_all_of_it_and_to_no_other(
 @pytest.mark.parametrize("size", [8, 24])
 def test_heads_narrower_than_a_tile_work_too(size: int, parts: Parts):
     close(*attention(parts, random(2, 37, 3, 2, size), random(37, size // 2), 2), parts)
+
+
+@needs_own
+@pytest.mark.parametrize("operation", ["linear", "attention"])
+def test_operations_leave_at_once_when_told_to_and_compute_again_afterwards(operation: str):
+    core, own = kernels(1)
+    width = 64 if operation == "linear" else 3 * 64
+    x = g.parameter("x", ov.Type.f32, (1, 1, 200, width))
+    angles = g.f32(np.ones((1, 1, 200, 32), np.float32))
+    if operation == "linear":
+        (y,) = own.linear(x, [weight("int8", 64, 64)[0]])
+    else:
+        y = own.frame_attention(x, angles, angles, 2)
+    request = core.compile_model(ov.Model([g.result(y, "y")], [x], operation), "CPU").create_infer_request()
+    request.set_tensor("x", ov.Tensor(random(1, 1, 200, width)))
+
+    def untouched() -> bool:
+        out = np.full((1, 1, 200, 64), 7, np.float32)
+        request.set_output_tensor(ov.Tensor(out, shared_memory=True))
+        request.infer()
+        return bool((out == 7).all())
+
+    with own.leaving():
+        assert untouched()
+    assert not untouched()
 
 
 @needs_own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from sightline.types import Precision
 
 Nodes = Sequence[tuple[str, str]]  # (kernel type, precision it runs in), see `_runtime_nodes`
 
-_POLL_MS = 50
+_POLL_MS = 10
 _PACKED: Mapping[Precision, set[str]] = {"int8": {"i8"}, "int4": {"i8", "i4"}}  # types of packed weights
 
 
@@ -50,6 +51,25 @@ class Kernels:
 
     def compile(self, model: ov.Model, properties: Mapping[str, str]) -> ov.CompiledModel:
         return self.core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": self.threads, **properties})
+
+    def run(self, request: Any, cancelled: Callable[[], bool] | None = None) -> None:
+        """Infer with the interpreter lock released. Raises Cancelled soon after `cancelled` turned true: operations of
+        the plugin come to their end first, ours leave theirs."""
+        request.start_async()
+        if cancelled is None:
+            request.wait()
+            return
+        while not request.wait_for(_POLL_MS):
+            if cancelled():
+                with self.own.leaving() if self.own else nullcontext():
+                    request.cancel()
+                    try:
+                        request.wait()
+                    except RuntimeError:
+                        raise Cancelled from None
+                if self.own:  # it came to its end, but not in earnest
+                    raise Cancelled
+                return
 
 
 def choose(precision: Precision, threads: int, config: ModelConfig, own: bool = True) -> Kernels:
@@ -132,22 +152,6 @@ def activation_group(groups: Sequence[int], most: int) -> int:
     """
     common = math.gcd(*groups)
     return min(most, common & -common)
-
-
-def run(request: Any, cancelled: Callable[[], bool] | None = None) -> None:
-    """Infer with the interpreter lock released; stop within one kernel when `cancelled` turns true."""
-    request.start_async()
-    if cancelled is None:
-        request.wait()
-        return
-    while not request.wait_for(_POLL_MS):
-        if cancelled():
-            request.cancel()
-            try:
-                request.wait()
-            except RuntimeError:
-                raise Cancelled from None
-            return  # it finished before the cancel arrived
 
 
 def slow_paths(

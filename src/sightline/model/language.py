@@ -18,7 +18,7 @@ from openvino import opset15 as op
 from sightline.model import graph as g
 from sightline.model.config import ModelConfig, TextConfig
 from sightline.model.experts import expert_mlp
-from sightline.model.kernels import Kernels, run
+from sightline.model.kernels import Kernels
 from sightline.model.layers import Layers
 from sightline.model.own import Norm
 from sightline.model.positions import TextRotary
@@ -115,7 +115,7 @@ class LanguageModel:
         """Compute all slices together. Raises kernels.Cancelled when `cancelled` turned true meanwhile."""
         for name, array in self._pack(slices).items():
             self._request.set_tensor(name, ov.Tensor(array))
-        run(self._request, cancelled)
+        self._kernels.run(self._request, cancelled)
         tokens = sum(len(s.token_ids) for s in slices)
         self._rows_read += tokens
         if self._rows_read >= _RELEASE_ROWS:

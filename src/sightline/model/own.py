@@ -6,7 +6,8 @@ for this very OpenVINO (`make kernels`); without either there are none, and the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +97,8 @@ class OwnKernels:
         self._factory = NodeFactory()
         self._factory.add_extension(str(library))
         # parts: bf16 numbers that stand for one float32 in tiles: three keep all of its bits
-        self._common = {"tiles": tiles, "parts": parts}
+        self._stop = np.zeros(1, np.uint8)  # while it is set, the operations leave without a result
+        self._common = {"tiles": tiles, "parts": parts, "stop": self._stop.ctypes.data}
         self.units = "AMX" if tiles else "AVX2"
 
     @staticmethod
@@ -107,6 +109,15 @@ class OwnKernels:
     def move_weights(self) -> None:
         """Move the matrices handed over into huge pages, where they are read faster; steps may run meanwhile."""
         self._pages.move()
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Operations that compute now, or begin to, end at once; what they put out means nothing."""
+        self._stop[0] = 1
+        try:
+            yield
+        finally:
+            self._stop[0] = 0
 
     def linear(
         self,

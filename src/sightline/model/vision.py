@@ -13,7 +13,7 @@ from openvino import opset15 as op
 
 from sightline.model import graph as g
 from sightline.model.config import ModelConfig, PixelConfig, VisionConfig
-from sightline.model.kernels import Kernels, run
+from sightline.model.kernels import Kernels
 from sightline.model.layers import Layers
 from sightline.model.own import Norm
 from sightline.model.positions import Grid, position_embedding, vision_rotary
@@ -102,7 +102,7 @@ class VisionTower:
         }
         for name, array in inputs.items():
             self._request.set_tensor(name, ov.Tensor(np.ascontiguousarray(array)))
-        run(self._request, cancelled)
+        self._kernels.run(self._request, cancelled)
         hidden = self.config.out_hidden
         main = np.array(self._request.get_tensor("main").data, np.float32).reshape(-1, hidden)
         levels = range(len(self.config.deepstack))
