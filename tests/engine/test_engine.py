@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image as Pillow
 
 from conftest import SAMPLES
-from sightline.engine.engine import Engine
+from sightline.engine.engine import MOST_GIVEN_UP, Engine
 from sightline.engine.guess import Guess, Guesser
 from sightline.engine.prepare import Preparer
 from sightline.engine.prompt import Prompt
@@ -23,6 +24,7 @@ from sightline.engine.stream import Stream
 from sightline.errors import InternalError, InvalidRequest, Overloaded, PromptTooLong, ShuttingDown
 from sightline.media.decoders import Decoders
 from sightline.model.kernels import Cancelled
+from sightline.model.language import Slice
 from sightline.model.load import Model, load
 from sightline.settings import EngineSettings, MediaSettings
 from sightline.types import (
@@ -518,6 +520,43 @@ async def test_a_bulk_picture_is_given_up_when_somebody_interactive_comes_and_an
     text, _ = await house.ask("hello", sampling=replace(GREEDY, max_tokens=3))
     assert text
     assert whole([delta async for delta in page])[1].encoded_images == 1
+    await house.rest()
+
+
+@pytest.mark.anyio
+async def test_a_bulk_text_makes_way_in_the_middle_of_a_step_but_not_for_ever(
+    demo_model: Model, workers: Decoders, monkeypatch: pytest.MonkeyPatch
+):
+    question, sampling = "Say it all. " * 30, replace(GREEDY, max_tokens=3)
+    demo_model.language.allocate(200)
+    house = House(demo_model, workers)
+    alone, _ = await house.ask(question, sampling=sampling)
+    await house.rest()
+    demo_model.language.allocate(200)
+    house = House(demo_model, workers)
+    reading, hurry, given_up, step = threading.Event(), threading.Event(), 0, house.model.language.step
+
+    def slow(slices: Sequence[Slice], cancelled: Callable[[], bool]) -> object:
+        """With nobody there but the bulk request, a step of its prompt waits for somebody who comes and is let in."""
+        nonlocal given_up
+        if house.engine.open_requests == 1 and len(slices[0].token_ids) > 1:
+            reading.set()
+            while not hurry.is_set() and house.engine.open_requests == 1:
+                time.sleep(0.001)
+            if cancelled():
+                given_up += 1
+                raise Cancelled
+        return step(slices, cancelled)
+
+    monkeypatch.setattr(house.model.language, "step", slow)
+    bulk = await house.start(question, sampling=sampling, lane="bulk")
+    for number in range(MOST_GIVEN_UP + 1):
+        await asyncio.to_thread(reading.wait, 10)
+        reading.clear()
+        await house.ask(f"{number}? " + "Take up all of a step. " * 10, sampling=replace(GREEDY, max_tokens=1))
+    hurry.set()
+    assert given_up == MOST_GIVEN_UP
+    assert whole([delta async for delta in bulk])[0] == alone
     await house.rest()
 
 

@@ -24,7 +24,7 @@ from sightline.engine.stream import Stream
 from sightline.engine.text import TextStream
 from sightline.errors import InternalError, Overloaded, ShuttingDown, SightlineError
 from sightline.model.kernels import Cancelled
-from sightline.model.language import Slice, VisualRows
+from sightline.model.language import Slice, StepResult, VisualRows
 from sightline.model.load import Model
 from sightline.model.vision import Features
 from sightline.settings import EngineSettings
@@ -44,7 +44,8 @@ BULK_STEP_S = 0.25
 # prompt of 1024 tokens, 0.9 GB after one of 1920x1920 (2B). Taking it anew makes the next first token 3 % later.
 REST_AFTER_S = 30.0
 
-# A bulk picture is given up when somebody interactive arrives, but not for ever.
+# A bulk picture, or a step that only reads for the bulk lane, is given up when somebody interactive arrives, but not
+# for ever: a picture so often, steps so often until the lane gets on.
 MOST_GIVEN_UP = 3
 
 _OUR_FAULT = "the model failed while answering; ask again"
@@ -77,6 +78,9 @@ class _Request:
     experts: NDArray[np.bool_] | None = None  # [MoE layers, experts] used while answering
 
 
+_Part = tuple[Work, _Request, Slice]  # one sequence's share of a step, and its arrays
+
+
 class _NotYet(Exception):
     """A picture that has to wait for the next step."""
 
@@ -99,6 +103,7 @@ class Engine:
         self._somebody_reads = False  # in this step, somebody's next word is computed
         self._may_encode = True  # in this step, no picture was encoded yet
         self._rested = True  # nothing was computed since the model's last rest
+        self._steps_given_up = 0  # since the bulk lane last read something
         self.stats = EngineStats(kv_blocks=model.language.blocks - 1)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -225,7 +230,7 @@ class Engine:
         try:
             self._step(work)
         except Cancelled:
-            pass  # everybody in it left; they are dropped before the next step
+            pass  # whoever left is dropped before the next step, and who made way is read again
         except Exception:
             log.exception("a step failed; its %d requests end with an error", len(requests))
             for request in requests:
@@ -239,10 +244,7 @@ class Engine:
         if not parts:
             return
         began = _now()
-        result = self.model.language.step(
-            [piece for _, _, piece in parts],
-            lambda: self._stopping or all(request.stream.closed for _, request, _ in parts),
-        )
+        result = self._compute(parts)
         self._steps += 1
         self._note_time([item for item, _, _ in parts], _now() - began)
         for item, _, _ in parts:
@@ -258,6 +260,27 @@ class Engine:
                 experts = None if result.experts is None else result.experts[:, last : last + wanted]
                 self._extend_or_fail(request, item.draft, result.logits[row : row + wanted], experts)
             row, token = row + wanted, token + item.rows
+
+    def _compute(self, parts: list[_Part]) -> StepResult:
+        """Run the language model. Raises Cancelled when nobody in the step wants it any more, or when it only reads for
+        the bulk lane and somebody interactive comes."""
+        may_give_up = self._steps_given_up < MOST_GIVEN_UP and all(
+            item.sequence.bulk and not item.sequence.tokens for item, _, _ in parts
+        )
+        before = self._open["interactive"]
+
+        def unwanted() -> bool:
+            left = self._stopping or all(request.stream.closed for _, request, _ in parts)
+            return left or (may_give_up and self._open["interactive"] > before)
+
+        try:
+            result = self.model.language.step([piece for _, _, piece in parts], unwanted)
+        except Cancelled:
+            self._steps_given_up += 1
+            raise
+        if any(item.sequence.bulk and not item.sequence.tokens for item, _, _ in parts):
+            self._steps_given_up = 0
+        return result
 
     def _drafts(self) -> Drafts:
         """What to try of what the answers being written could go on with."""
@@ -290,7 +313,7 @@ class Engine:
         ahead = {v.digest for v in request.sequence.prompt.visuals_from(request.sequence.computed)}
         request.features = {digest: f for digest, f in request.features.items() if digest in ahead}
 
-    def _part(self, item: Work) -> tuple[Work, _Request, Slice] | None:
+    def _part(self, item: Work) -> _Part | None:
         """The arrays of one sequence's share; None when it must wait, or its picture failed, which ends it alone."""
         request = self._requests[item.sequence]
         request.admitted = request.admitted or _now()
