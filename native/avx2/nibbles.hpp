@@ -52,10 +52,9 @@ struct ByteRow {
     const size_t each = deep(w), sums = each / std::min(each, w.width / w.groups);
     for (size_t k = 0, b = 0; k < w.width; k += each, b++, out += step) {
       const __m256 added = block(x + k, each, (int8_t*)out, (float*)(out + each));
-      const __m128 low = _mm256_castps256_ps128(added), high = _mm256_extractf128_ps(added, 1);
-      if (sums == 1) eights[b] = 8 * sum_of(added);
-      else eights[2 * b] = 8 * sum_of(_mm256_set_m128(_mm_setzero_ps(), low)),
-           eights[2 * b + 1] = 8 * sum_of(_mm256_set_m128(_mm_setzero_ps(), high));
+      const __m256 none = _mm256_setzero_ps();
+      eights[sums * b] = 8 * sum_of(sums == 1 ? added : _mm256_blend_ps(added, none, 0xf0));
+      if (sums == 2) eights[2 * b + 1] = 8 * sum_of(_mm256_blend_ps(added, none, 0x0f));
     }
   }
 

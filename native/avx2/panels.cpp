@@ -73,17 +73,17 @@ void unpack(const Matrix& w, size_t i, size_t at, size_t count, int8_t* out) {
   }
 }
 
-// Rows of x in strips of six, [words of a row][6], what one level of each row is worth, and what else a kind needs of a
-// strip: `more` floats for each step.
+// Rows of x in strips of six, [words of a row][6], what one level of each row is worth, and scales, where a kind has some.
 struct Packed {
   const uint32_t* words;
   const float *worth, *scales;
-  size_t strips, deep, more;  // words of a row
+  size_t strips, deep, more;  // deep: words of a row; more: scales of a strip
 };
 
 // In float32: a word is a value.
 struct Floats {
-  static constexpr size_t kValues = 1, kMore = 0, kScales = 0;  // values in a word; floats for a step: of x, of weights
+  static constexpr size_t kValues = 1;             // in a word
+  static constexpr size_t kMore = 0, kScales = 0;  // scales of a step: of a strip of x, of 16 rows of weights
   using Value = float;
   static size_t step(const Matrix&) { return kWordsDeep; }  // words that are multiplied together
   static void scale(const Group&, size_t, float*) {}
