@@ -264,9 +264,8 @@ class Engine:
     def _compute(self, parts: list[_Part]) -> StepResult:
         """Run the language model. Raises Cancelled when nobody in the step wants it any more, or when it only reads for
         the bulk lane and somebody interactive comes."""
-        may_give_up = self._steps_given_up < MOST_GIVEN_UP and all(
-            item.sequence.bulk and not item.sequence.tokens for item, _, _ in parts
-        )
+        reads = [item.sequence.bulk and not item.sequence.tokens for item, _, _ in parts]
+        may_give_up = all(reads) and self._steps_given_up < MOST_GIVEN_UP
         before = self._open["interactive"]
 
         def unwanted() -> bool:
@@ -276,9 +275,9 @@ class Engine:
         try:
             result = self.model.language.step([piece for _, _, piece in parts], unwanted)
         except Cancelled:
-            self._steps_given_up += 1
+            self._steps_given_up += all(reads)
             raise
-        if any(item.sequence.bulk and not item.sequence.tokens for item, _, _ in parts):
+        if any(reads):
             self._steps_given_up = 0
         return result
 
