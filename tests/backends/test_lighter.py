@@ -95,8 +95,7 @@ async def test_the_first_model_serves_when_the_lighter_one_cannot_be_loaded(caps
     await asyncio.sleep(0.01)
     await both.generate(NOTHING, Sampling(), request_id="a", place=both.reserve(lighter=True))
     assert len(main.answers) == 1
-    logged = "".join(capsys.readouterr())  # on stderr once a test before has set up logging as the command does
-    assert "the lighter model cannot be loaded: x: no config.json; a full queue is refused" in logged
+    assert "the lighter model cannot be loaded: x: no config.json; a full queue is refused" in capsys.readouterr().out
 
 
 async def test_closing_closes_both():

@@ -32,7 +32,8 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 COUNTS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 70, 200)  # by rows, then tiles or strips: one, odd ones, with a rest
-TOLERANCE: dict[Parts, float] = {3: 2e-6, 1: 1.5e-2}  # of the largest value
+TOLERANCE: dict[Parts, float] = {3: 2e-6, 1: 1e-2}  # of the largest value
+BYTES_GATE = 1.5e-2  # where AVX2 rounds x to bytes for int4, the product of two such sums
 EPS = 1e-6
 
 
@@ -98,10 +99,10 @@ def linear(parts: Parts, weights: Sequence[Weight], residual: bool = False, **mo
     return compute
 
 
-def close(found: F32, expected: F64, parts: Parts) -> None:
+def close(found: F32, expected: F64, parts: Parts, within: float | None = None) -> None:
     assert found.shape == expected.shape
     assert np.isfinite(found).all()
-    assert np.abs(found - expected).max() <= TOLERANCE[parts] * np.abs(expected).max()
+    assert np.abs(found - expected).max() <= (within or TOLERANCE[parts]) * np.abs(expected).max()
 
 
 def normal(x: F32, norm: Norm) -> F64:
@@ -195,7 +196,8 @@ def test_a_gate_is_one_output(kind: Format, parts: Parts):
         x = random(count, 64) * 20
         rows = normal(x, norm)
         (found,) = compute(x)
-        close(found, silu(rows @ gate_means.T) * (rows @ up_means.T), parts)
+        within = BYTES_GATE if kind == "int4" and not Used.tiles else None
+        close(found, silu(rows @ gate_means.T) * (rows @ up_means.T), parts, within)
 
 
 @needs_own
