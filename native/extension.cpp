@@ -15,6 +15,7 @@ bool sightline::tiles_granted() { return granted; }
 
 OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>({
     std::make_shared<ov::OpExtension<sightline::Linear>>(),
+    std::make_shared<ov::OpExtension<sightline::Head>>(),
     std::make_shared<ov::OpExtension<sightline::FrameAttention>>(),
     std::make_shared<ov::OpExtension<sightline::Experts>>(),
 }));

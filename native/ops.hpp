@@ -61,6 +61,24 @@ class Linear : public Computed<Linear> {
   std::vector<int64_t> rows_, row_bytes_, data_, groups_, scales_;
 };
 
+// An output head: logits = norm(x) W^T of all tokens as a matrix of few bits tells them, and those of the `best` tokens, or
+// a few more, as the one of 8 bits does. Most of its bytes are then not read.
+//
+// Inputs: x [.., K] f32 and gain [K] of an RMSNorm. Output: [.., N] f32.
+// row_bytes, data, groups, scales: of these two matrices [N, K], the one of few bits first.
+class Head : public Computed<Head> {
+ public:
+  OPENVINO_OP("Head", "sightline");
+  void validate_and_infer_types() override;
+  bool visit_attributes(ov::AttributeVisitor& visitor) override;
+  bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
+
+ private:
+  float eps_ = 0;
+  int64_t best_ = 1, rows_ = 0;
+  std::vector<int64_t> row_bytes_, data_, groups_, scales_;
+};
+
 // Attention of every patch of a frame to all of them, after a rotation of queries and keys.
 //
 // Inputs: qkv [F, 1, n, 3 * heads * d] f32, cos and sin [1, 1, n, d] f32 for x * cos + rotate_half(x) * sin.

@@ -46,8 +46,24 @@ def test_the_longest_agreement_wins_and_then_the_latest():
     assert guesser(2, 3, 10, 2, 3, 20, 7, 2, 3).guess(1).tokens == (20,)
 
 
-def test_one_word_in_common_is_not_enough():
-    assert guesser(1, 2, 3, 9, 3).guess(5).tokens == ()
+def test_one_word_in_common_is_a_guess_that_is_tried_once_such_guesses_were_right():
+    known = times(r1=1, r2=1.15, r4=1.3)
+    one = guesser(*(token for word in range(10, 20) for token in (word, 1, 50 + word, 2)), 10)
+    assert one.guess(1).tokens == (1,)
+    assert drafts({"a": one.guess(5)}, known) == {}
+    for word in range(11, 14):
+        one.learn([1])
+        one.guess(1)
+        one.learn([500 + word])  # what follows is new
+        one.guess(1)
+        one.learn([word])
+        tried = drafts({"a": one.guess(5)}, known)
+    assert tried["a"][0] == 1
+
+
+def test_what_stands_before_a_short_text_agrees_with_nothing():
+    assert guesser(7, 7).guess(3).tokens[:1] == (7,)
+    assert guesser(7).guess(3).tokens == ()
 
 
 def test_text_that_repeats_itself_is_guessed_to_go_on():
@@ -144,6 +160,9 @@ def test_a_size_that_was_slow_once_is_tried_again_later():
     guesses = {"a": sure(1, 2, 3, chance=0.6)}
     assert drafts(guesses, known) == {}
     for _ in range(200):
+        known.note(1, 1)
+    assert drafts(guesses, known) == {}
+    for _ in range(600):
         known.note(1, 1)
     assert drafts(guesses, known) == {"a": (1, 2, 3)}
 

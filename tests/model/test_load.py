@@ -13,6 +13,8 @@ import pytest
 
 from own_kernels import needs_own
 from sightline.errors import CheckpointError
+from sightline.model import language as language_module
+from sightline.model import layers, quantize
 from sightline.model.checkpoint import Checkpoint
 from sightline.model.config import ModelConfig
 from sightline.model.kernels import choose
@@ -198,6 +200,24 @@ def test_a_model_that_has_rested_computes_the_same(tmp_path: Path, precision: Pr
     after = model.vision.encode(pixels).main, read(model.language).logits
     for found, expected in zip(after, before, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@needs_own
+def test_a_scanned_head_gives_the_best_tokens_the_logits_of_the_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The demo model's head is too short for a scan; here it is not."""
+    whole = read(load(DEMO, settings(tmp_path / "whole", "int4")).language).logits
+    monkeypatch.setattr(quantize, "SCANNED_ROWS", 1000)
+    monkeypatch.setattr(layers, "SCORED_AGAIN", 16)
+    monkeypatch.setattr(language_module, "MAPPED_ROWS", 1)  # the table's pages are given back after each step
+    language = load(DEMO, settings(tmp_path / "scanned", "int4")).language
+    for _ in range(2):
+        found = read(language).logits
+        best = np.argsort(whole)[:, -8:]
+        expected, size = np.take_along_axis(whole, best, 1), np.abs(whole).max()
+        assert np.abs(np.take_along_axis(found, best, 1) - expected).max() <= 1e-3 * size
+        assert 1e-3 * size < np.abs(found - whole).max() < 0.2 * size  # the others are told by 4 bits
 
 
 @needs_own

@@ -299,15 +299,61 @@ def test_heads_narrower_than_a_tile_work_too(size: int, parts: Parts):
     close(*attention(parts, random(2, 37, 3, 2, size), random(37, size // 2), 2), parts)
 
 
+def head(tokens: int, width: int, best: int) -> tuple[Callable[[F32], F32], F64, F64]:
+    """The operation with its gain, and what its two matrices mean."""
+    core, own = kernels(1)
+    (whole, means), (scan, coarse) = stored = [weight(kind, tokens, width) for kind in ("int8", "int4")]
+    x = g.parameter("x", ov.Type.f32, (-1, width))
+    y = own.head(x, scan, whole, Norm(1 + random(width) * np.float32(0.1), EPS), best)
+    model = core.compile_model(ov.Model([g.result(y, "y")], [x], "head"), "CPU")
+
+    def compute(rows: F32) -> F32:
+        assert stored  # they are read where they lie
+        return np.array(model([rows])["y"])
+
+    return compute, means, coarse
+
+
 @needs_own
-@pytest.mark.parametrize("operation", ["linear", "attention"])
+@pytest.mark.parametrize("width", [64, 384])
+def test_a_scanned_head_scores_the_best_tokens_by_all_bits_and_the_others_by_few(width: int):
+    tokens, best = 8192, 64
+    compute, means, coarse = head(tokens, width, best)
+    for count in COUNTS:
+        x = random(count, width)
+        rows = normal(x, Norm(1 + random(width) * np.float32(0.1), EPS))
+        found, whole = compute(x), rows @ means.T
+        exactly = np.abs(found - whole) <= 1e-5 * np.abs(whole).max()
+        assert np.array_equal(found.argmax(1), whole.argmax(1))
+        assert exactly[np.arange(count)[:, None], np.argsort(whole)[:, -best // 4 :]].all()
+        assert np.all((best <= exactly.sum(1)) & (exactly.sum(1) < 3 * best))
+        close(np.where(exactly, 0, found), np.where(exactly, 0, rows @ coarse.T), 1)
+
+
+@needs_own
+def test_a_scanned_head_scores_all_of_a_few_tokens_by_all_bits_whatever_they_are():
+    compute, means, _ = head(1024, 64, best=64)
+    x = random(3, 64)
+    x[1] = 0
+    x[2] = np.nan
+    found = compute(x)
+    expected = normal(x, Norm(1 + random(64) * np.float32(0.1), EPS)) @ means.T
+    assert np.abs(found - expected)[:2].max() <= 1e-5 * np.abs(expected[0]).max()
+    assert np.isnan(found[2]).all()
+
+
+@needs_own
+@pytest.mark.parametrize("operation", ["linear", "attention", "head"])
 def test_operations_leave_at_once_when_told_to_and_compute_again_afterwards(operation: str):
     core, own = kernels(1)
-    width = 64 if operation == "linear" else 3 * 64
+    width = 3 * 64 if operation == "attention" else 64
     x = g.parameter("x", ov.Type.f32, (1, 1, 200, width))
     angles = g.f32(np.ones((1, 1, 200, 32), np.float32))
     if operation == "linear":
         (y,) = own.linear(x, [weight("int8", 64, 64)[0]])
+    elif operation == "head":
+        scan, whole = weight("int4", 64, 64)[0], weight("int8", 64, 64)[0]
+        y = own.head(x, scan, whole, Norm(np.ones(64), EPS), 1)
     else:
         y = own.frame_attention(x, angles, angles, 2)
     request = core.compile_model(ov.Model([g.result(y, "y")], [x], operation), "CPU").create_infer_request()

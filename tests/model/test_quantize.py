@@ -18,7 +18,7 @@ from sightline.model.calibrate import layer_inputs
 from sightline.model.checkpoint import Checkpoint
 from sightline.model.quantize import open_weights, plan
 from sightline.model.rounding import Feedback, feedback, int4, int8
-from sightline.model.weights import Weight, Weights
+from sightline.model.weights import Weight, Weights, head_name
 from sightline.types import Precision
 from small_checkpoints import DEMO, EMBEDDING, FIXTURES, LAYER, Stored, change_tensors, copy, wide_experts
 
@@ -164,6 +164,24 @@ def test_int4_is_for_the_language_models_layers_but_the_first_and_their_value_ma
         else:
             assert (item.bits, item.group) == (8, width)
     assert {item.bits for item in items} == {4, 8}
+
+
+@pytest.mark.parametrize("variant", ["dense-tied", "dense-untied"])
+def test_only_a_long_output_head_gets_a_copy_in_4_bits_and_only_in_int4(
+    tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
+):
+    checkpoint = Checkpoint.open(copy(variant, tmp_path / "model"))
+    name, vocab, width = head_name(checkpoint), checkpoint.config.text.vocab, checkpoint.config.text.hidden
+    monkeypatch.setattr(quantize, "weight_group", lambda width, kind: width // 2 if kind == "int4" else width)
+    assert not any(item.tensor.name.endswith(".scan") for item in plan(checkpoint, "int4"))
+    monkeypatch.setattr(quantize, "SCANNED_ROWS", vocab)
+    assert not any(item.tensor.name.endswith(".scan") for item in plan(checkpoint, "int8"))
+    weights = open_weights(checkpoint, "int4", tmp_path)
+    scan = weights.scan(name, vocab, width)
+    assert scan and weights.is_scanned(name)
+    stored = checkpoint.tensors[name].float32()
+    assert weights.matrix(name, vocab, width).bits == 8
+    assert np.linalg.norm(values_of(scan) - stored) <= 0.15 * np.linalg.norm(stored)
 
 
 def turn_experts(tensors: dict[str, Stored]) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,13 +20,16 @@ from sightline.engine.constrain import Constraint
 from sightline.model.language import padded_size
 
 MOST = 15  # guesses at once; with the token they follow, a step of 16 rows
-SHORTEST, LONGEST = 2, 6  # tokens that must, and may at most, agree before what followed them is a guess
+LONGEST = 6  # tokens that may at most agree before what followed them is a guess; one must
 FORCED = LONGEST + 1  # where a guess is from: the grammar, or so long an agreement
 
 # Before anything is known: how often a guess was right in replayed texts, by how many tokens agreed before it.
-FIRST_CHANCES = {2: 0.35, 3: 0.5, 4: 0.65, 5: 0.7, 6: 0.85, FORCED: 0.9}
+FIRST_CHANCES = {1: 0.1, 2: 0.35, 3: 0.5, 4: 0.65, 5: 0.7, 6: 0.85, FORCED: 0.9}
+HOPELESS = 0.02  # no row of a step is worth less
 LEARNING = 0.15  # weight of the latest guess in the chance of the next
-FORGETTING = 0.995  # by this all other sizes seem faster after each step, until one is tried again
+FORGETTING = 0.999  # by this all other sizes seem faster after each step, until one is tried again
+
+_BEFORE = np.arange(1, LONGEST)
 
 T = TypeVar("T", bound=Hashable)
 
@@ -43,9 +48,9 @@ class Guesser:
 
     def __init__(self, prompt_ids: NDArray[np.integer[Any]], constraint: Constraint | None):
         self._constraint = constraint
-        self._known = len(prompt_ids)
-        self._ids = np.empty(self._known + 256, np.int32)
-        self._ids[: self._known] = prompt_ids
+        self._known = LONGEST + len(prompt_ids)  # what stands before a text is no token and agrees with none
+        self._ids = np.full(self._known + 256, -1, np.int32)
+        self._ids[LONGEST : self._known] = prompt_ids
         self._chance = dict(FIRST_CHANCES)
         self._last = Guess()
 
@@ -59,8 +64,9 @@ class Guesser:
             tokens = tokens[: self._constraint.count_allowed(tokens)]
         longer = range(agreed, agreed + len(copied))  # each guess that is right is one more token that agrees
         sources = [*[FORCED] * len(forced), *[min(length, LONGEST) for length in longer]][: len(tokens)]
-        chances = np.cumprod([self._chance[s] for s in sources]).tolist()
-        self._last = Guess(tuple(tokens), tuple(sources), tuple(chances))
+        chances = [chance for chance in accumulate(map(self._chance.__getitem__, sources), mul) if chance > HOPELESS]
+        count = len(chances)
+        self._last = Guess(tuple(tokens[:count]), tuple(sources[:count]), tuple(chances))
         return self._last
 
     def learn(self, tokens: Sequence[int]) -> None:
@@ -83,18 +89,15 @@ class Guesser:
             return [], 0
         self._note(ahead)
         ids = self._ids[: self._known + len(ahead)]
-        found, length = np.flatnonzero(ids[:-1] == ids[-1]), 1
-        while length < LONGEST and found.size:
-            longer = found[found >= length]
-            longer = longer[ids[longer - length] == ids[-1 - length]]
-            if not longer.size:
-                break
-            found, length = longer, length + 1
-        if length < SHORTEST or not found.size:
+        found = np.flatnonzero(ids[:-1] == ids[-1])
+        if not found.size:
             return [], 0
-        start = int(found[-1]) + 1
-        period = len(ids) - start
-        return [int(ids[start + i % period]) for i in range(most)], length
+        agree = ids[found[:, None] - _BEFORE] == ids[-1 - _BEFORE]
+        lengths = 1 + np.logical_and.accumulate(agree, 1).sum(1)
+        latest = found.size - 1 - int(lengths[::-1].argmax())
+        start = int(found[latest]) + 1
+        followed = ids[start : start + most].tolist()
+        return (followed * -(-most // len(followed)))[:most], int(lengths[latest])
 
     def _note(self, tokens: Sequence[int]) -> None:
         """Put `tokens` behind the known ones."""

@@ -20,6 +20,7 @@ from sightline.model.config import ModelConfig, TextConfig
 from sightline.model.experts import expert_mlp
 from sightline.model.kernels import Kernels
 from sightline.model.layers import Layers
+from sightline.model.machine import MAPPED_ROWS, SCORED_AGAIN
 from sightline.model.own import Norm
 from sightline.model.positions import TextRotary
 from sightline.model.weights import EMBEDDING, Weights, head_name
@@ -28,7 +29,6 @@ F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
 _PREFIX = "model.language_model."
-_RELEASE_ROWS = 512  # a row read from the map keeps up to 64 KiB of the file resident
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,9 @@ class LanguageModel:
         self.compiled = kernels.compile(model, kernels.language)
         self._request = self.compiled.create_infer_request()
         self._pools: list[ov.Tensor] = []
-        self._rows_read = 0  # rows of the mapped embedding table since its pages were last given back
+        self._looked_up = _looked_up(weights)
+        self._again = SCORED_AGAIN if weights.is_scanned(head_name(weights.checkpoint)) else 0
+        self._rows_read = 0  # rows of the mapped tables since their pages were last given back
         self.blocks = 0
 
     @property
@@ -117,8 +119,8 @@ class LanguageModel:
             self._request.set_tensor(name, ov.Tensor(array))
         self._kernels.run(self._request, cancelled)
         tokens = sum(len(s.token_ids) for s in slices)
-        self._rows_read += tokens
-        if self._rows_read >= _RELEASE_ROWS:
+        self._rows_read += tokens + self._again * sum(len(s.logits) for s in slices)
+        if self._rows_read >= MAPPED_ROWS:
             self._release()
             self._rows_read = 0
         logits = np.array(self._request.get_tensor("logits").data)  # .data is a view into the request
@@ -134,8 +136,9 @@ class LanguageModel:
     def _release(self) -> None:
         if self._kernels.own is None:
             self._weights.release()
-        elif not _is_head(EMBEDDING, self._weights):
-            self._weights.release(EMBEDDING)
+            return
+        for table in self._looked_up:
+            self._weights.release(table)
 
     def _pack(self, slices: Sequence[Slice]) -> dict[str, Any]:
         """The input arrays of a step, padded to a size the plugin's matrix kernels have met before."""
@@ -199,9 +202,12 @@ class LanguageModel:
         return [blocks, *(d.get_length() for d in list(port.get_partial_shape())[1:])]
 
 
-def _is_head(table: str, weights: Weights) -> bool:
-    """Whether the output head is read from the pages of this embedding table, which then have to stay."""
-    return head_name(weights.checkpoint) == table and not weights.is_lossless(table)
+def _looked_up(weights: Weights) -> set[str]:
+    """Tables of which our own kernels' steps read single rows; the pages of one that is read in full have to stay."""
+    head = head_name(weights.checkpoint)
+    if weights.is_scanned(head):
+        return {EMBEDDING, head}
+    return set() if head == EMBEDDING and not weights.is_lossless(head) else {EMBEDDING}
 
 
 def padded_size(tokens: int) -> int:
@@ -240,7 +246,8 @@ def build(config: ModelConfig, weights: Weights, kernels: Kernels) -> Model:
     last = x if trimmed is not None else _rows_of(x, rows)
     norm = Norm(weights.values(_PREFIX + "norm.weight", text.hidden), text.eps)
     head = weights.matrix(head_name(weights.checkpoint), text.vocab, text.hidden)
-    outputs = [g.result(layers.linear(last, head, norm), "logits")]
+    scan = weights.scan(head_name(weights.checkpoint), text.vocab, text.hidden)
+    outputs = [g.result(layers.head(last, head, scan, norm), "logits")]
     if experts:
         outputs.append(g.result(op.concat([op.unsqueeze(e, g.i64(0)) for e in experts], 0), "experts"))
     return Model(outputs, inputs, "language")

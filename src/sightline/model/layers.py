@@ -8,6 +8,7 @@ from typing import Any
 from openvino import opset15 as op
 
 from sightline.model import graph as g
+from sightline.model.machine import SCORED_AGAIN
 from sightline.model.own import Act, Norm, OwnKernels
 from sightline.model.weights import Weight
 
@@ -59,6 +60,12 @@ class Layers:
         if pairs[0][0].shape[0] % 32:  # gate and up must each be whole tiles
             return None
         return self._own.experts(x, ids, shares, pairs)
+
+    def head(self, x: g.Node, weight: Weight, scan: Weight | None, norm: Norm) -> g.Node:
+        """norm(x) @ W.T; where our kernels read W's `scan`, so for the highest of all, and nearly so for the others."""
+        if self._own is None or scan is None or not self._own.fit([weight, scan]):
+            return self.linear(x, weight, norm)
+        return self._own.head(x, scan, weight, norm, SCORED_AGAIN)
 
     def gated(self, x: g.Node, gate: Weight, up: Weight, norm: Norm) -> g.Node:
         """silu(norm(x) @ gate.T) * (norm(x) @ up.T)."""

@@ -31,6 +31,11 @@ RUNTIME_BYTES = 384 << 20
 MAX_PATCHES = 120 * 120  # a picture of 1920 x 1920 pixels, the largest the server lets through by default
 STEP_TOKENS = 1024
 _INT4_GROUPS = (128, 64, 32)
+# An output head of so many rows has a copy in 4 bits in int4's pack. Our own kernels score all tokens with it, and this
+# many of the best again in 8 bits.
+SCANNED_ROWS, SCORED_AGAIN = 1 << 15, 128
+# Rows read here and there in a mapped table before its pages are given back; each keeps so much of the file resident.
+MAPPED_ROWS, MAPPED_ROW_BYTES = 1024, 64 << 10
 # Measured on the 2B shape with OpenVINO 2026.4.1: the plugin keeps stored vision weights once as float32 and, after a
 # second picture size, once more as they are (2.4 GB for 0.8 GB of bf16); the language model's stay 2 bytes each.
 _EXACT_VISION_BYTES = 6
@@ -123,7 +128,7 @@ def memory_need(
     the matrices of a language model of our own kernels'. int8: 1 byte
     and a 2-byte scale per row, with bf16 2 bytes in a vision tower of the plugin's. int4: in the language layers half a
     byte and a 2-byte scale per group of 128; in the first layer, in value matrices and elsewhere 1 byte and a 2-byte
-    scale per row.
+    scale per row; of a head that our own kernels scan, its copy in 4 bits and what stays of the rows it is read in.
     Our own kernels read copies, or where memory is short the mapped file itself: the system may take that from memory
     and read it again, but slowly, so it counts.
     Norms, biases, position tables, routers and the patch embedding: 4 bytes always. The embedding table counts in full,
@@ -135,6 +140,8 @@ def memory_need(
     text, vision = config.text, config.vision
     weights = sum(m.count * m.nbytes(precision, bf16, own) for m in _matrices(config))
     weights += 4 * small_parameters(config)
+    if any(m.is_scanned(precision, own) for m in _matrices(config)):
+        weights += MAPPED_ROWS * MAPPED_ROW_BYTES
     head_bytes = {"exact": 4 * text.head_dim, "int8": 2 * text.head_dim, "int4": text.head_dim + 8}[precision]
     kv = 2 * text.layers * text.kv_heads * head_bytes * context
     vision_row = vision.patch_values + 2 * vision.hidden + max(4 * vision.hidden, 2 * vision.intermediate)
@@ -152,7 +159,10 @@ def decode_bytes(config: ModelConfig, precision: Precision, own: bool = False) -
     experts a token uses, and the head."""
     share = config.text.experts_per_token / config.text.experts if config.text.experts else 1.0
     read = [m for m in _matrices(config) if m.part != "vision" and m.name != "embeddings"]
-    return sum(round(m.count * m.nbytes(precision, own=own) * (share if m.part == "expert" else 1.0)) for m in read)
+    again = sum(SCORED_AGAIN * m.width for m in read if m.is_scanned(precision, own))
+    return again + sum(
+        round(m.count * m.nbytes(precision, own=own) * (share if m.part == "expert" else 1.0)) for m in read
+    )
 
 
 def parameters(config: ModelConfig) -> int:
@@ -199,9 +209,13 @@ class _Matrix:
     count: int = 1
     spared: bool = False  # int4 leaves it in 8 bits
 
+    def is_scanned(self, precision: Precision, own: bool) -> bool:
+        """Whether our `own` kernels read this in 4 bits, and only some rows in 8."""
+        return precision == "int4" and self.name == "head" and self._in_place(own) and self.rows >= SCANNED_ROWS
+
     def nbytes(self, precision: Precision, bf16: bool = False, own: bool = False) -> int:
-        """Bytes of one of them."""
-        in_place = own and self.rows % _OWN_TILE == self.width % _OWN_TILE == 0
+        """Bytes of one of them, or of the copy that is scanned."""
+        in_place = self._in_place(own)
         if precision == "int8" and bf16 and not own and self.part == "vision":
             return 2 * self.rows * self.width
         if precision == "exact":
@@ -210,11 +224,15 @@ class _Matrix:
                 return self.rows * (self.width * 3 // 2 + 4)  # exceptions begin somewhere for each row; there are few
             copied = self.part == "vision" and not in_place
             return (_EXACT_VISION_BYTES if copied else 2) * self.rows * self.width
-        if precision == "int4" and self.part in ("layer", "expert") and not self.spared:
+        in_layers = self.part in ("layer", "expert") and not self.spared
+        if precision == "int4" and (in_layers or self.is_scanned(precision, own)):
             group = next((g for g in _INT4_GROUPS if self.width % g == 0), None)
             if group:
                 return self.rows * (self.width // 2 + 2 * self.width // group)
         return self.rows * (self.width + 2)
+
+    def _in_place(self, own: bool) -> bool:
+        return own and self.rows % _OWN_TILE == self.width % _OWN_TILE == 0
 
 
 def _matrices(config: ModelConfig) -> Iterator[_Matrix]:

@@ -30,6 +30,7 @@ TILES = frozenset(
 AVX2 = frozenset({"avx2", "fma", "f16c"})
 _ABOVE_AVX2 = frozenset({"avx512f", "avx_vnni"})  # with these the plugin multiplies faster than AVX2 can
 _TILE = 16  # rows of a matrix and values of its rows come in multiples of this
+_NOTHING = np.zeros(0, np.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,16 @@ class OwnKernels:
         attributes = {**self._common, "norm": kind, "act": act, "eps": norm.eps if norm else 0.0}
         return list(self._factory.create("Linear", inputs, attributes | self._matrices(weights)).outputs())
 
+    def head(self, x: Node, scan: Weight, whole: Weight, norm: Norm, best: int) -> Node:
+        """Logits of all tokens by `scan`, a copy of the head in few bits, and of the `best` ones by `whole`, in 8 bits.
+
+        Of `whole` only the rows of such tokens are read, wherever they lie: it gets no huge pages.
+        """
+        first, second = self._matrices([scan]), _described([whole])
+        flat = {key: first[key] + second[key] for key in first} | {"rows": whole.shape[0]}
+        attributes = {**self._common, "eps": norm.eps, "best": best, **flat}
+        return self._factory.create("Head", [_output(x), _floats(norm.gain)], attributes).output(0)
+
     def frame_attention(self, qkv: Node, cos: Node, sin: Node, heads: int) -> Node:
         """Attention of every patch of a frame to all of them: [F, 1, n, 3 * heads * d] -> [F, 1, n, heads * d]."""
         inputs = [_output(qkv), _output(cos), _output(sin)]
@@ -152,16 +163,30 @@ class OwnKernels:
         return self._factory.create("Experts", [_output(x), _output(ids), _output(shares)], attributes).output(0)
 
     def _matrices(self, weights: Sequence[Weight]) -> dict[str, list[int]]:
-        """Where the matrices lie. Whoever compiles the graph keeps these kernels and the weights as long as it runs."""
-        scales = [np.zeros(0, np.float16) if weight.scale is None else weight.scale for weight in weights]
-        beside = [scale if weight.rest is None else weight.rest for scale, weight in zip(scales, weights, strict=True)]
-        return {
-            "rows": [weight.shape[0] for weight in weights],
-            "row_bytes": [weight.data.nbytes // weight.shape[0] for weight in weights],
-            "data": [self._pages.add(weight.data) for weight in weights],
-            "groups": [scale.size // weight.shape[0] for scale, weight in zip(scales, weights, strict=True)],
-            "scales": [self._pages.add(array) for array in beside],
-        }
+        """What the operations are told of matrices that they read from end to end, best from huge pages."""
+        for weight in weights:
+            self._pages.add(weight.data)
+            self._pages.add(_beside(weight))
+        return _described(weights)
+
+
+def _described(weights: Sequence[Weight]) -> dict[str, list[int]]:
+    """Where the matrices lie. Whoever compiles the graph keeps the kernels and the weights as long as it runs."""
+    scales = [0 if weight.scale is None else weight.scale.size for weight in weights]
+    return {
+        "rows": [weight.shape[0] for weight in weights],
+        "row_bytes": [weight.data.nbytes // weight.shape[0] for weight in weights],
+        "data": [int(weight.data.ctypes.data) for weight in weights],
+        "groups": [count // weight.shape[0] for count, weight in zip(scales, weights, strict=True)],
+        "scales": [int(_beside(weight).ctypes.data) for weight in weights],
+    }
+
+
+def _beside(weight: Weight) -> Any:
+    """What stands beside a matrix's numbers: books and exceptions, scales, or nothing."""
+    if weight.rest is not None:
+        return weight.rest
+    return _NOTHING if weight.scale is None else weight.scale
 
 
 def _fits(weight: Weight) -> bool:

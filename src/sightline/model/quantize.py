@@ -1,7 +1,8 @@
 """Packs a checkpoint's matrices into 8 or 4 bits, once, into a file that later starts map. Knows no graphs.
 
 int8: one scale per output row. int4: language model layers but the first in groups along the input, everything else
-int8. There, levels are chosen with the inputs in mind that a matrix has in the prompts of `calibrate.py`.
+int8, and of a long output head a copy in such groups, too. In the layers, levels are chosen with the inputs in mind
+that a matrix has in the prompts of `calibrate.py`.
 Norms, biases, position tables, routers and the patch embedding are never quantised.
 """
 
@@ -22,10 +23,11 @@ from sightline.errors import CheckpointError
 from sightline.model.calibrate import Inputs, layer_inputs
 from sightline.model.checkpoint import FLOATS, Checkpoint, Tensor, read_safetensors, to_float32
 from sightline.model.kernels import weight_group
+from sightline.model.machine import SCANNED_ROWS
 from sightline.model.packs import Entry, Progress, new_pack
 from sightline.model.pages import release_pages
 from sightline.model.rounding import Feedback, feedback, int4, int8
-from sightline.model.weights import Weights, experts_are_transposed
+from sightline.model.weights import Weights, experts_are_transposed, head_name, scan_name
 from sightline.types import Precision
 
 Array = NDArray[Any]
@@ -33,7 +35,7 @@ F32 = NDArray[np.float32]
 Shares = Mapping[str, Sequence[Feedback]]  # by tensor
 
 # Raise when packed numbers change: old packs are then made anew.
-RECIPE: dict[Precision, int] = {"int8": 1, "int4": 4}
+RECIPE: dict[Precision, int] = {"int8": 1, "int4": 5}
 _VISION = "model.visual."
 _LAYER = re.compile(r"model\.language_model\.layers\.(\d+)\.")
 # Few and sensitive, so they stay in 8 bits: the first layer and value matrices, 3.6 and 4 % of the values in the layers
@@ -109,9 +111,22 @@ def plan(checkpoint: Checkpoint, precision: Precision) -> list[Plan]:
             shape = (shape[0], shape[2], shape[1]) if transposed else shape
         spared = not _LAYER.match(name) or _SPARED.match(name)
         group = shape[-1] if spared else weight_group(shape[-1], precision)
-        renamed = Tensor(name, tensor.dtype, tensor.shape, tensor.data, tensor.file)
-        plans.append(Plan(renamed, shape, 4 if group < shape[-1] else 8, group, transposed))
+        plans.append(Plan(_named(tensor, name), shape, 4 if group < shape[-1] else 8, group, transposed))
+        if name == head_name(checkpoint):
+            plans += _scans(tensor, name, precision)
     return plans
+
+
+def _scans(head: Tensor, name: str, precision: Precision) -> Iterator[Plan]:
+    """The plan of the copy that tells which tokens of an output head are worth a look in 8 bits."""
+    rows, width = head.shape
+    group = weight_group(width, precision)
+    if rows >= SCANNED_ROWS and group < width:
+        yield Plan(_named(head, scan_name(name)), head.shape, 4, group)
+
+
+def _named(tensor: Tensor, name: str) -> Tensor:
+    return Tensor(name, tensor.dtype, tensor.shape, tensor.data, tensor.file)
 
 
 def is_matrix(name: str, tensor: Tensor) -> bool:

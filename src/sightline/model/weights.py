@@ -71,6 +71,13 @@ class Weights:
         tensor = self.checkpoint.tensor(name, stored or (out, width))
         return self._packed(Weight(tensor.data, (out, width), tensor.dtype), name)
 
+    def scan(self, name: str, out: int, width: int) -> Weight | None:
+        """The copy in 4 bits that the pack has of the matrix `name`, if it has one."""
+        if not self.is_scanned(name):
+            return None
+        copy = scan_name(name)
+        return Weight(self._pack[copy].data, (out, width), bits=4, scale=self._pack[f"{copy}.scale"].data)
+
     def expert(self, name: str, index: int, out: int, width: int) -> Weight:
         """One expert's matrix [out, width] from the stacked tensor `name`, in either layout of the family."""
         experts = self.checkpoint.config.text.experts
@@ -103,6 +110,10 @@ class Weights:
         """Whether the matrix `name` comes in 12 bits; its `rows` are still read as they are stored."""
         return f"{name}.rest" in self._pack
 
+    def is_scanned(self, name: str) -> bool:
+        """Whether the pack has a copy in 4 bits of the output head `name`."""
+        return scan_name(name) in self._pack
+
     def _packed(self, stored: Weight, name: str, index: int | None = None) -> Weight:
         """What the pack has in place of a stored matrix, or of one of the experts of `name`."""
         if name not in self._pack:
@@ -120,6 +131,11 @@ def head_name(checkpoint: Checkpoint) -> str:
     """The output head: the embedding table when tied, or when an untied checkpoint ships none (some 8B exports)."""
     untied = not checkpoint.config.tied and "lm_head.weight" in checkpoint.tensors
     return "lm_head.weight" if untied else EMBEDDING
+
+
+def scan_name(name: str) -> str:
+    """What a pack calls the copy in 4 bits of the output head `name`."""
+    return f"{name}.scan"
 
 
 def experts_are_transposed(checkpoint: Checkpoint, name: str) -> bool:
