@@ -43,18 +43,19 @@ struct ByteRow {
   static size_t deep(const Matrix& w) { return registers(w) * kNibbles; }
   static size_t blocks(const Matrix& w) { return w.width / deep(w); }
   static size_t bytes(const Matrix& w) { return deep(w) + kLanes * sizeof(float); }  // of a block
+  static size_t groups(const Matrix& w) { return w.groups / blocks(w); }  // of weights in a block: one, or its halves
   static size_t eights(const Matrix& w) { return (w.groups + kLanes - 1) / kLanes * kLanes; }
 
   // Rounds `x`, as long as a row of w, to blocks that begin `step` bytes apart. `eights`: for each group of weights,
   // what their being 8 too much adds; zeros behind.
   static void put(const float* x, const Matrix& w, uint8_t* out, size_t step, float* eights) {
     std::memset(eights, 0, ByteRow::eights(w) * sizeof(float));
-    const size_t each = deep(w), sums = each / std::min(each, w.width / w.groups);
+    const size_t each = deep(w), of_block = groups(w);
     for (size_t k = 0, b = 0; k < w.width; k += each, b++, out += step) {
       const __m256 added = block(x + k, each, (int8_t*)out, (float*)(out + each));
       const __m256 none = _mm256_setzero_ps();
-      eights[sums * b] = 8 * sum_of(sums == 1 ? added : _mm256_blend_ps(added, none, 0xf0));
-      if (sums == 2) eights[2 * b + 1] = 8 * sum_of(_mm256_blend_ps(added, none, 0x0f));
+      eights[of_block * b] = 8 * sum_of(of_block == 1 ? added : _mm256_blend_ps(added, none, 0xf0));
+      if (of_block == 2) eights[2 * b + 1] = 8 * sum_of(_mm256_blend_ps(added, none, 0x0f));
     }
   }
 

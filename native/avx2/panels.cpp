@@ -148,15 +148,15 @@ struct Bytes {
   }
   static float pack(const Product& p, size_t i, const Matrix& w, int8_t* out, float* own, float* more) {
     static thread_local Scratch byte_memory, eight_memory;
-    const size_t blocks = ByteRow::blocks(w), deep = ByteRow::deep(w), step = ByteRow::bytes(w), sums = w.groups / blocks;
+    const size_t blocks = ByteRow::blocks(w), deep = ByteRow::deep(w), step = ByteRow::bytes(w);
     auto* bytes = byte_memory.get<uint8_t>(blocks * step);
     auto* eights = eight_memory.get<float>(ByteRow::eights(w));
     ByteRow::put(row(p, i, own), w, bytes, step, eights);
     for (size_t b = 0; b < blocks; b++, more += kMore, bytes += step) {
       std::memcpy(out + b * deep, bytes, deep);
       for (size_t j = 0; j < kLanes; j++) more[j * kRows] = ((const float*)(bytes + deep))[j];
-      more[kLanes * kRows] = eights[b * sums];
-      more[(kLanes + 1) * kRows] = sums == 2 ? eights[b * sums + 1] : 0.0f;
+      more[kLanes * kRows] = *eights++;
+      more[(kLanes + 1) * kRows] = ByteRow::groups(w) == 2 ? *eights++ : 0.0f;
     }
     return 1.0f;
   }

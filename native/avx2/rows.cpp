@@ -151,7 +151,7 @@ struct Levels {
     x = words.get<int16_t>(p.count * width);
     const auto w = std::find_if(p.matrices.begin(), p.matrices.end(),
                                 [](const Matrix& each) { return each.format() == Matrix::Format::int4; });
-    const bool four = w != p.matrices.end();
+    const bool four = w != p.matrices.end(), eight = p.any(Matrix::Format::int8);
     if (four) {
       row_bytes = ByteRow::blocks(*w) * ByteRow::bytes(*w), eights = ByteRow::eights(*w);
       bytes_ = bytes.get<uint8_t>(p.count * row_bytes);
@@ -159,7 +159,7 @@ struct Levels {
     }
     for (size_t m = 0; m < p.count; m++) {
       const float* values = row(p, m, worth + kFew);
-      if (p.any(Matrix::Format::int8)) worth[m] = to_levels(values, width, x + m * width);
+      if (eight) worth[m] = to_levels(values, width, x + m * width);
       if (!four) continue;
       const size_t first = m / kTogether * kTogether, together = std::min<size_t>(kTogether, p.count - first);
       const size_t block = ByteRow::bytes(*w);
@@ -177,7 +177,7 @@ struct Levels {
       });
     };
     if (registers(w) == 2) take(Constant<2>(), Constant<0>());
-    else if (w.width == w.groups * kNibbles) take(Constant<1>(), Constant<0>());
+    else if (ByteRow::groups(w) == 1) take(Constant<1>(), Constant<0>());
     else take(Constant<1>(), Constant<1>());
   }
 

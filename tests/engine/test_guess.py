@@ -164,7 +164,14 @@ def test_a_size_that_was_slow_once_is_tried_again_later():
     assert drafts(guesses, known) == {}
     for _ in range(600):
         known.note(1, 1)
-    assert drafts(guesses, known) == {"a": (1, 2, 3)}
+    assert drafts(guesses, known) == {"a": (1,)}
+
+
+def test_to_a_size_nobody_tried_times_go_on_as_before_it():
+    assert times().expected(4) == times(r1=1).expected(8) == 1
+    assert times(r1=1, r2=1.5).expected(4) == pytest.approx(2.5, rel=0.01)
+    assert times(r1=1, r4=0.8).expected(16) == 0.8
+    assert times(r4=2).expected(1) == 2
 
 
 def test_the_first_step_of_a_size_teaches_nothing_because_its_kernels_are_made_in_it():

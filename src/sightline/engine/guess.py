@@ -126,10 +126,16 @@ class StepTimes:
         self._seconds[size] += 0.25 * (seconds - before)
 
     def expected(self, rows: int) -> float:
-        """What a step of so many tokens should take; a size nobody has tried passes for as fast as the next smaller."""
-        size = padded_size(rows)
-        known = [s for s in self._seconds if s <= size] or list(self._seconds)
-        return self._seconds[min(known, key=lambda s: abs(s - size))] if known else 1.0
+        """What a step of so many tokens should take; to a size nobody has tried, times go on as up to the next smaller."""
+        size, seconds = padded_size(rows), self._seconds
+        if not seconds:
+            return 1.0
+        smaller = sorted(s for s in seconds if s <= size) or [min(seconds)]
+        last = smaller[-1]
+        if last == size or len(smaller) == 1:
+            return seconds[last]
+        slope = (seconds[last] - seconds[smaller[-2]]) / (last - smaller[-2])
+        return seconds[last] + max(0.0, slope) * (size - last)
 
 
 def drafts(guesses: Mapping[T, Guess], times: StepTimes) -> dict[T, tuple[int, ...]]:
