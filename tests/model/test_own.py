@@ -340,6 +340,7 @@ def test_a_scanned_head_scores_all_of_a_few_tokens_by_all_bits_whatever_they_are
     expected = normal(x, Norm(1 + random(64) * np.float32(0.1), EPS)) @ means.T
     assert np.abs(found - expected)[:2].max() <= 1e-5 * np.abs(expected[0]).max()
     assert np.isnan(found[2]).all()
+    assert compute(random(0, 64)).shape == (0, 1024)  # a chunk of a prompt wants no logits
 
 
 @needs_own

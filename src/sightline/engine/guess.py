@@ -126,7 +126,7 @@ class StepTimes:
         self._seconds[size] += 0.25 * (seconds - before)
 
     def expected(self, rows: int) -> float:
-        """What a step of so many tokens should take; to a size nobody has tried, times go on as up to the next smaller."""
+        """What a step of so many tokens should take; times go on to a size nobody has tried as they did before it."""
         size, seconds = padded_size(rows), self._seconds
         if not seconds:
             return 1.0
