@@ -19,8 +19,7 @@ void multiply(Product& p, std::vector<Matrix> matrices, const float* x, size_t c
               float* y) {
   p.matrices = std::move(matrices);
   p.x = x, p.count = count, p.width = p.matrices[0].width;
-  p.lay_out({y});
-  tiles ? amx::compute(p) : avx2::compute(p);
+  compute(p, {y}, tiles);
 }
 
 // Adds the expert's answers to the rows of `out`, both [tokens, width].
@@ -50,17 +49,14 @@ void Experts::validate_and_infer_types() { set_output_type(0, ov::element::f32, 
 bool Experts::visit_attributes(ov::AttributeVisitor& visitor) {
   Computed<Experts>::visit_attributes(visitor);
   visitor.on_attribute("inner", inner_);
-  visitor.on_attribute("row_bytes", row_bytes_);
-  visitor.on_attribute("data", data_);
-  visitor.on_attribute("groups", groups_);
-  visitor.on_attribute("scales", scales_);
+  places_.visit(visitor);
   return true;
 }
 
 bool Experts::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const {
   const ov::Shape shape = inputs[0].get_shape();
   const size_t tokens = shape[0], width = shape[1], choices = tokens ? inputs[1].get_size() / tokens : 0;
-  const size_t experts = data_.size() / 2, inner = inner_;
+  const size_t experts = places_.data.size() / 2, inner = inner_;
   outputs[0].set_shape(shape);
   auto* out = static_cast<float*>(outputs[0].data());
   std::memset(out, 0, outputs[0].get_byte_size());
@@ -69,16 +65,12 @@ bool Experts::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs
   const auto* shares = static_cast<const float*>(inputs[2].data());
   for (size_t i = 0; i < tokens * choices; i++)
     if (size_t(ids[i]) < experts) chosen[ids[i]].push_back({i / choices, shares[i]});
-  const auto matrix = [&](size_t i, size_t rows, size_t columns) {
-    const auto* data = reinterpret_cast<const uint8_t*>(data_[i]);
-    const auto* scales = reinterpret_cast<const uint16_t*>(scales_[i]);
-    return Matrix{data, scales, rows, columns, size_t(row_bytes_[i % 2]), size_t(groups_[i % 2])};
-  };
   const auto* x = static_cast<const float*>(inputs[0].data());
   const bool tiles = by_tiles();
   for (size_t e = 0; e < experts && !stopped(stop()); e++)
     if (!chosen[e].empty())
-      answer({matrix(2 * e, 2 * inner, width), matrix(2 * e + 1, width, inner)}, chosen[e], x, parts_, tiles, out);
+      answer({places_.matrix(2 * e, 2 * inner, width), places_.matrix(2 * e + 1, width, inner)}, chosen[e], x, parts_,
+             tiles, out);
   return true;
 }
 

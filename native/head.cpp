@@ -2,21 +2,11 @@
 #include <functional>
 #include <limits>
 
+#include "avx2/finish.hpp"
 #include "ops.hpp"
-#include "product.hpp"
 
 namespace sightline {
 namespace {
-
-// x / sqrt(mean(x^2) + eps) * gain.
-std::vector<float> normal(const float* x, const float* gain, size_t width, float eps) {
-  double squares = 0;
-  for (size_t k = 0; k < width; k++) squares += double(x[k]) * x[k];
-  const float factor = 1.0 / std::sqrt(squares / width + eps);
-  std::vector<float> out(width);
-  for (size_t k = 0; k < width; k++) out[k] = x[k] * factor * gain[k];
-  return out;
-}
 
 // Sum of products with a row of levels.
 float dot(const std::vector<float>& x, const int8_t* levels) {
@@ -62,20 +52,13 @@ bool Head::visit_attributes(ov::AttributeVisitor& visitor) {
   visitor.on_attribute("eps", eps_);
   visitor.on_attribute("best", best_);
   visitor.on_attribute("rows", rows_);
-  visitor.on_attribute("row_bytes", row_bytes_);
-  visitor.on_attribute("data", data_);
-  visitor.on_attribute("groups", groups_);
-  visitor.on_attribute("scales", scales_);
+  places_.visit(visitor);
   return true;
 }
 
 bool Head::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const {
   ov::Shape shape = inputs[0].get_shape();
   const size_t width = shape.back(), tokens = rows_;
-  const auto matrix = [&](size_t i) {
-    return Matrix{reinterpret_cast<const uint8_t*>(data_[i]), reinterpret_cast<const uint16_t*>(scales_[i]), tokens,
-                  width, size_t(row_bytes_[i]), size_t(groups_[i])};
-  };
   shape.back() = tokens;
   outputs[0].set_shape(shape);
   auto* scores = static_cast<float*>(outputs[0].data());
@@ -84,14 +67,14 @@ bool Head::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) c
   p.x = static_cast<const float*>(inputs[0].data()), p.gain = static_cast<const float*>(inputs[1].data());
   p.norm = Norm::rms, p.eps = eps_, p.parts = parts_, p.stop = stop();
   p.width = width, p.count = inputs[0].get_size() / width;
-  p.matrices.push_back(matrix(0));
-  p.lay_out({scores});
-  by_tiles() ? amx::compute(p) : avx2::compute(p);
+  p.matrices.push_back(places_.matrix(0, tokens, width));
+  compute(p, {scores}, by_tiles());
   if (stopped(stop())) return true;
 
-  const Matrix whole = matrix(1);
+  const Matrix whole = places_.matrix(1, tokens, width);
   tbb::parallel_for(size_t(0), p.count, [&](size_t row) {
-    const std::vector<float> x = normal(p.x + row * width, p.gain, width, eps_);
+    std::vector<float> x(width);
+    avx2::put_row(p, row, x.data());  // processors with tiles have AVX2, too
     float* mine = scores + row * tokens;
     const std::vector<size_t> found = leaders(mine, tokens, best_);
     tbb::parallel_for(tbb::blocked_range<size_t>(0, found.size(), kTile), [&](const auto& range) {

@@ -29,10 +29,7 @@ bool Linear::visit_attributes(ov::AttributeVisitor& visitor) {
   visitor.on_attribute("act", act_);
   visitor.on_attribute("eps", eps_);
   visitor.on_attribute("rows", rows_);
-  visitor.on_attribute("row_bytes", row_bytes_);
-  visitor.on_attribute("data", data_);
-  visitor.on_attribute("groups", groups_);
-  visitor.on_attribute("scales", scales_);
+  places_.visit(visitor);
   return true;
 }
 
@@ -47,11 +44,7 @@ bool Linear::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs)
   p.eps = eps_;
   p.parts = parts_;
   p.stop = stop();
-  for (size_t i = 0; i < rows_.size(); i++) {
-    const auto* data = reinterpret_cast<const uint8_t*>(data_[i]);
-    const auto* scales = reinterpret_cast<const uint16_t*>(scales_[i]);
-    p.matrices.push_back({data, scales, size_t(rows_[i]), p.width, size_t(row_bytes_[i]), size_t(groups_[i])});
-  }
+  for (size_t i = 0; i < rows_.size(); i++) p.matrices.push_back(places_.matrix(i, rows_[i], p.width));
   std::vector<float*> results;
   for (size_t i = 0; i < outputs.size(); i++) {
     shape.back() = rows_[i];
@@ -59,9 +52,8 @@ bool Linear::evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs)
     results.push_back(static_cast<float*>(outputs[i].data()));
   }
   if (stopped(p.stop)) return true;
-  p.lay_out(results);
   p.count = inputs[kX].get_size() / p.width;
-  by_tiles() ? amx::compute(p) : avx2::compute(p);
+  compute(p, results, by_tiles());
   return true;
 }
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "memory.hpp"
+#include "matrix.hpp"
 
 namespace sightline {
 
@@ -39,6 +39,25 @@ class Computed : public ov::op::Op {
   int64_t parts_ = 3, stop_ = 0;
 };
 
+// Where an operation's matrices lie, as attributes of it: addresses that outlive the graph. As constants the plugin would
+// copy the weights into memory of its own, which then cannot be shared or dropped. row_bytes and groups, fewer than there
+// are addresses, are those of the first ones, of the next ones again, and so on.
+struct Places {
+  std::vector<int64_t> row_bytes, data, groups, scales;
+
+  void visit(ov::AttributeVisitor& visitor) {
+    visitor.on_attribute("row_bytes", row_bytes);
+    visitor.on_attribute("data", data);
+    visitor.on_attribute("groups", groups);
+    visitor.on_attribute("scales", scales);
+  }
+  Matrix matrix(size_t i, size_t rows, size_t width) const {
+    const size_t kind = i % row_bytes.size();
+    return {reinterpret_cast<const uint8_t*>(data[i]), reinterpret_cast<const uint16_t*>(scales[i]), rows, width,
+            size_t(row_bytes[kind]), size_t(groups[kind])};
+  }
+};
+
 // Matrices that read the same rows: y = act(norm(x) W^T + bias) + residual, in one pass over x and over each W.
 //
 // Inputs: x [.., K] f32; gain [K] and shift [K] of the norm, f32; residual [.., N] and bias [N] f32, where there is one
@@ -46,8 +65,7 @@ class Computed : public ov::op::Op {
 // matrices and one output, silu(first) * second. Every matrix has a multiple of 16 rows and of 16 columns.
 //
 // parts: how many bf16 numbers stand for one float32 of x: 3 keep all of its bits, 1 its first eight.
-// rows, row_bytes, data, groups, scales: of each matrix; data and scales are addresses that outlive the graph. As
-// constants the plugin would copy the weights into memory of its own, which then cannot be shared or dropped.
+// rows: of each matrix.
 class Linear : public Computed<Linear> {
  public:
   OPENVINO_OP("Linear", "sightline");
@@ -58,14 +76,15 @@ class Linear : public Computed<Linear> {
  private:
   std::string norm_, act_;  // "", "rms", "layer"; "", "gelu_tanh", "silu_gate"
   float eps_ = 0;
-  std::vector<int64_t> rows_, row_bytes_, data_, groups_, scales_;
+  std::vector<int64_t> rows_;
+  Places places_;
 };
 
 // An output head: logits = norm(x) W^T of all tokens as a matrix of few bits tells them, and those of the `best` tokens, or
 // a few more, as the one of 8 bits does. Most of its bytes are then not read.
 //
 // Inputs: x [.., K] f32 and gain [K] of an RMSNorm. Output: [.., N] f32.
-// row_bytes, data, groups, scales: of these two matrices [N, K], the one of few bits first.
+// rows: of both matrices [N, K]; the one of few bits lies first.
 class Head : public Computed<Head> {
  public:
   OPENVINO_OP("Head", "sightline");
@@ -76,7 +95,7 @@ class Head : public Computed<Head> {
  private:
   float eps_ = 0;
   int64_t best_ = 1, rows_ = 0;
-  std::vector<int64_t> row_bytes_, data_, groups_, scales_;
+  Places places_;
 };
 
 // Attention of every patch of a frame to all of them, after a rotation of queries and keys.
@@ -98,8 +117,7 @@ class FrameAttention : public Computed<FrameAttention> {
 //
 // Inputs: x [T, K] f32, ids [T, k] i32, shares [T, k] f32. Output: [T, K] f32. An expert:
 // down(silu(gate(x)) * up(x)).
-// inner: rows of gate and of up. row_bytes, groups: of gate and up, which lie in one matrix, and of down. data, scales:
-// for each expert the addresses of these two.
+// inner: rows of gate and of up, which lie in one matrix; down lies behind it.
 class Experts : public Computed<Experts> {
  public:
   OPENVINO_OP("Experts", "sightline");
@@ -109,7 +127,7 @@ class Experts : public Computed<Experts> {
 
  private:
   int64_t inner_ = 0;
-  std::vector<int64_t> row_bytes_, data_, groups_, scales_;
+  Places places_;
 };
 
 }  // namespace sightline

@@ -88,4 +88,10 @@ namespace avx2 {
 void compute(const Product& p);
 }
 
+// Into `outputs`, one for each matrix, or one where there is a gate.
+inline void compute(Product& p, const std::vector<float*>& outputs, bool tiles) {
+  p.lay_out(outputs);
+  tiles ? amx::compute(p) : avx2::compute(p);
+}
+
 }  // namespace sightline

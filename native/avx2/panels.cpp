@@ -149,6 +149,7 @@ struct Bytes {
   static float pack(const Product& p, size_t i, const Matrix& w, int8_t* out, float* own, float* more) {
     static thread_local Scratch byte_memory, eight_memory;
     const size_t blocks = ByteRow::blocks(w), deep = ByteRow::deep(w), step = ByteRow::bytes(w);
+    const bool halves = ByteRow::groups(w) == 2;
     auto* bytes = byte_memory.get<uint8_t>(blocks * step);
     auto* eights = eight_memory.get<float>(ByteRow::eights(w));
     ByteRow::put(row(p, i, own), w, bytes, step, eights);
@@ -156,7 +157,7 @@ struct Bytes {
       std::memcpy(out + b * deep, bytes, deep);
       for (size_t j = 0; j < kLanes; j++) more[j * kRows] = ((const float*)(bytes + deep))[j];
       more[kLanes * kRows] = *eights++;
-      more[(kLanes + 1) * kRows] = ByteRow::groups(w) == 2 ? *eights++ : 0.0f;
+      more[(kLanes + 1) * kRows] = halves ? *eights++ : 0.0f;
     }
     return 1.0f;
   }

@@ -45,11 +45,9 @@ def resident_bytes(array):
 
 def test_weights_move_without_changing_place_or_value(mapped, few_at_a_time):
     moving, expected = HugePages(room=1 << 30), mapped.copy()
-    place = mapped.ctypes.data
-    for part in (mapped[:100], mapped[100:]):
-        moving.add(part)
+    places = [moving.add(mapped[:100]), moving.add(mapped[100:])]
     moving.move()
-    assert mapped.ctypes.data == place
+    assert places == [mapped.ctypes.data, mapped[100:].ctypes.data]
     assert np.array_equal(mapped, expected)
     assert overwritten(mapped) < 2 * HUGE  # the two ends, which fill no huge page
 
@@ -108,7 +106,7 @@ def test_arrays_far_apart_leave_what_lies_between(mapped):
 def test_what_lies_in_no_map_is_left_alone():
     own = np.ones(3 << 20, np.float32)
     moving = HugePages(room=1 << 30)
-    moving.add(own)
+    assert moving.add(own) == own.ctypes.data
     moving.move()
     assert (own == 1).all()
 

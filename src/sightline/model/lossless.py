@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,7 +97,7 @@ def matrices(checkpoint: Checkpoint) -> Iterator[Tensor]:
             continue
         if len(tensor.shape) == 3 and experts_are_transposed(checkpoint, name):
             continue
-        yield Tensor(name, tensor.dtype, tensor.shape, tensor.data, tensor.file)
+        yield replace(tensor, name=name)
 
 
 def pack(wanted: Sequence[Tensor], path: Path, threads: int = 1, progress: Progress | None = None) -> None:

@@ -236,7 +236,7 @@ class _Matrix:
 
 
 def _matrices(config: ModelConfig) -> Iterator[_Matrix]:
-    """Every matrix that is quantised, the tied table once, as the head, which is read in full for each token."""
+    """Every matrix that is quantised, the tied table once, as the head, which is read for each token."""
     t, v = config.text, config.vision
     yield _Matrix("head", "table", t.vocab, t.hidden)
     if not config.tied:

@@ -6,7 +6,7 @@ for this very OpenVINO (`make kernels`); without either there are none, and the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import openvino as ov
+from numpy.typing import NDArray
 from openvino.op import Constant
 from openvino.utils.node_factory import NodeFactory
 
@@ -30,7 +31,6 @@ TILES = frozenset(
 AVX2 = frozenset({"avx2", "fma", "f16c"})
 _ABOVE_AVX2 = frozenset({"avx512f", "avx_vnni"})  # with these the plugin multiplies faster than AVX2 can
 _TILE = 16  # rows of a matrix and values of its rows come in multiples of this
-_NOTHING = np.zeros(0, np.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class OwnKernels:
 
         Of `whole` only the rows of such tokens are read, wherever they lie: it gets no huge pages.
         """
-        first, second = self._matrices([scan]), _described([whole])
+        first, second = self._matrices([scan]), _described([whole], lambda array: int(array.ctypes.data))
         flat = {key: first[key] + second[key] for key in first} | {"rows": whole.shape[0]}
         attributes = {**self._common, "eps": norm.eps, "best": best, **flat}
         return self._factory.create("Head", [_output(x), _floats(norm.gain)], attributes).output(0)
@@ -164,29 +164,20 @@ class OwnKernels:
 
     def _matrices(self, weights: Sequence[Weight]) -> dict[str, list[int]]:
         """What the operations are told of matrices that they read from end to end, best from huge pages."""
-        for weight in weights:
-            self._pages.add(weight.data)
-            self._pages.add(_beside(weight))
-        return _described(weights)
+        return _described(weights, self._pages.add)
 
 
-def _described(weights: Sequence[Weight]) -> dict[str, list[int]]:
+def _described(weights: Sequence[Weight], place: Callable[[NDArray[Any]], int]) -> dict[str, list[int]]:
     """Where the matrices lie. Whoever compiles the graph keeps the kernels and the weights as long as it runs."""
-    scales = [0 if weight.scale is None else weight.scale.size for weight in weights]
+    scales = [np.zeros(0, np.float16) if weight.scale is None else weight.scale for weight in weights]
+    beside = [scale if weight.rest is None else weight.rest for scale, weight in zip(scales, weights, strict=True)]
     return {
         "rows": [weight.shape[0] for weight in weights],
         "row_bytes": [weight.data.nbytes // weight.shape[0] for weight in weights],
-        "data": [int(weight.data.ctypes.data) for weight in weights],
-        "groups": [count // weight.shape[0] for count, weight in zip(scales, weights, strict=True)],
-        "scales": [int(_beside(weight).ctypes.data) for weight in weights],
+        "data": [place(weight.data) for weight in weights],
+        "groups": [scale.size // weight.shape[0] for scale, weight in zip(scales, weights, strict=True)],
+        "scales": [place(array) for array in beside],
     }
-
-
-def _beside(weight: Weight) -> Any:
-    """What stands beside a matrix's numbers: books and exceptions, scales, or nothing."""
-    if weight.rest is not None:
-        return weight.rest
-    return _NOTHING if weight.scale is None else weight.scale
 
 
 def _fits(weight: Weight) -> bool:

@@ -77,10 +77,11 @@ class HugePages:
         self._room = room
         self._wanted: list[Array] = []
 
-    def add(self, array: Array) -> None:
-        """Want a contiguous array's pages to be huge ones. Its address stays."""
+    def add(self, array: Array) -> int:
+        """The address of a contiguous array, which stays, whatever becomes of its pages."""
         if map_of(array) is not None:
             self._wanted.append(array)
+        return int(array.ctypes.data)
 
     def move(self) -> None:
         """Put huge pages with the same content in the place of the files'. Others may read all the while.

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def plan(checkpoint: Checkpoint, precision: Precision) -> list[Plan]:
             shape = (shape[0], shape[2], shape[1]) if transposed else shape
         spared = not _LAYER.match(name) or _SPARED.match(name)
         group = shape[-1] if spared else weight_group(shape[-1], precision)
-        plans.append(Plan(_named(tensor, name), shape, 4 if group < shape[-1] else 8, group, transposed))
+        plans.append(Plan(replace(tensor, name=name), shape, 4 if group < shape[-1] else 8, group, transposed))
         if name == head_name(checkpoint):
             plans += _scans(tensor, name, precision)
     return plans
@@ -122,11 +122,7 @@ def _scans(head: Tensor, name: str, precision: Precision) -> Iterator[Plan]:
     rows, width = head.shape
     group = weight_group(width, precision)
     if rows >= SCANNED_ROWS and group < width:
-        yield Plan(_named(head, scan_name(name)), head.shape, 4, group)
-
-
-def _named(tensor: Tensor, name: str) -> Tensor:
-    return Tensor(name, tensor.dtype, tensor.shape, tensor.data, tensor.file)
+        yield Plan(replace(head, name=scan_name(name)), head.shape, 4, group)
 
 
 def is_matrix(name: str, tensor: Tensor) -> bool:
